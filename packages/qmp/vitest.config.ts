@@ -1,0 +1,4 @@
+import { defineConfig } from 'vitest/config';
+import { sources } from '../../vitest.base.js';
+
+export default defineConfig(sources());

@@ -1,0 +1,49 @@
+import type { CryptoProvider } from '@cvm/crypto';
+import { bytes, layout, u8, u32 } from '@cvm/layout';
+import { PacketContext } from './packet.js';
+
+/** What LAUNCH_MEASURE writes. */
+export const measureBlob = layout('sev_measure', 48, {
+	measure: bytes(0x00, 32),
+	mnonce: bytes(0x20, 16),
+});
+
+const measureInput = layout('sev_measure_input', 56, {
+	context: u8(0x00),
+	apiMajor: u8(0x01),
+	apiMinor: u8(0x02),
+	build: u8(0x03),
+	policy: u32(0x04),
+	digest: bytes(0x08, 32),
+	mnonce: bytes(0x28, 16),
+});
+
+/** What a launch measurement covers, and the key that makes it. */
+export interface MeasurementInput {
+	/** Transport integrity key of the launch session; 16 zero bytes when there was none. */
+	readonly tik: Uint8Array;
+	/** Of the firmware that measures. */
+	readonly version: { readonly major: number; readonly minor: number; readonly build: number };
+	readonly policy: number;
+	/** Launch digest, 32 bytes. */
+	readonly digest: Uint8Array;
+	/** 16 bytes, returned beside the measurement. */
+	readonly mnonce: Uint8Array;
+}
+
+/** The launch measurement of API 0.17 and later: HMAC-SHA-256 under the TIK, 32 bytes. */
+export function measurement(provider: CryptoProvider, m: MeasurementInput): Uint8Array {
+	const { major, minor, build } = m.version;
+	return provider.hmacSha256(
+		m.tik,
+		measureInput.encode({
+			context: PacketContext.measure,
+			apiMajor: major,
+			apiMinor: minor,
+			build,
+			policy: m.policy,
+			digest: m.digest,
+			mnonce: m.mnonce,
+		}),
+	);
+}

@@ -1,0 +1,44 @@
+import type { RandomSource } from '@cvm/crypto';
+import { PAGE_SIZE } from '@cvm/layout';
+import { allocateKeySlots } from './key-slots.js';
+import { allocatePageLocks } from './page-locks.js';
+import { TWEAK_CONSTANTS_SIZE } from './tweak.js';
+
+/**
+ * The shared parts of one machine's silicon: DRAM, key slots, tweak constants. Opaque, and structured-cloneable, so that
+ * it can be posted to the thread of a vCPU. `openMemoryController` of `@cvm/sev-hw/silicon` opens it.
+ */
+export interface SiliconHandle {
+	readonly kind: 'cvm-silicon';
+}
+
+/** What a {@link SiliconHandle} holds. */
+export interface Silicon extends SiliconHandle {
+	readonly dram: SharedArrayBuffer;
+	readonly keySlots: SharedArrayBuffer;
+	readonly pageLocks: SharedArrayBuffer;
+	readonly tweakConstants: Uint8Array;
+}
+
+/** Powers on: DRAM is zero, slots are empty, tweak constants are fresh from `random`, as on Zen 2 and later. */
+export function createSilicon(o: { dramBytes: number; maxAsid: number; random: RandomSource }): Silicon {
+	if (!Number.isSafeInteger(o.dramBytes) || o.dramBytes < 2 ** 20 || o.dramBytes % PAGE_SIZE !== 0) {
+		throw new RangeError(`dramBytes: expected whole 4 KiB pages, at least 1 MiB, got ${o.dramBytes}`);
+	}
+	return {
+		kind: 'cvm-silicon',
+		dram: new SharedArrayBuffer(o.dramBytes),
+		keySlots: allocateKeySlots(o.maxAsid),
+		pageLocks: allocatePageLocks(),
+		tweakConstants: o.random.bytes(TWEAK_CONSTANTS_SIZE),
+	};
+}
+
+/** Looks into a handle. @throws TypeError if it did not come from a machine of this package */
+export function openSilicon(handle: SiliconHandle): Silicon {
+	if (isSilicon(handle)) return handle;
+	throw new TypeError('silicon: expected the handle of a SEV machine, got something else');
+}
+
+const isSilicon = (handle: SiliconHandle): handle is Silicon =>
+	handle.kind === 'cvm-silicon' && 'dram' in handle && 'keySlots' in handle && 'tweakConstants' in handle;

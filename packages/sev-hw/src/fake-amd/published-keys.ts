@@ -1,0 +1,65 @@
+import type { RsaPrivateKey } from '@cvm/crypto';
+import { fromHex } from '@cvm/layout';
+
+/*
+ * THESE PRIVATE KEYS ARE PUBLIC. They were made once with OpenSSL to be printed here, so that everybody can sign with
+ * them. A signature by them proves nothing. Never add them to a list of trusted roots. All integers are big-endian.
+ */
+
+const EXPONENT = Uint8Array.of(1, 0, 1);
+
+/** The fake root key, RSA-2048. PUBLIC: whoever reads this can sign with it. */
+export const FAKE_ARK_KEY: RsaPrivateKey = {
+	exponent: EXPONENT,
+	modulus: fromHex(`
+	b9e4c621afc64c14f9cd8ca8d5790d0b32e19c6b80da7d324c2e179a2c722850870a4fbdb18f5b9286e4540fdc8443354d93875e6a01a771
+	f24a5587bac167222936cf30cc6e136600a79945956132b20d7f13c9bc995eb6788b0fc8c7d0f001163570b78c050bb1c6e37e91cc31f875
+	ddd565c9e3cafc710316c1374a2ce143e0fcd80aac75977c6bbf7ca295408dbc9d9f95683901e798e837effe5c36d4d1d8050d04f8a35de8
+	d6ebb9c74d676c8bf7354de4ec0cf0fbdeb7c1c48646fc27dca298ca998e7f6b33f04033f35b9d68e5bf642e3b451d5fcc02e4337ab9ad30
+	39ef43a751980be126fd3eb07ea7715044a13ea4aad7aacd88cff0e6c4af4c0b
+`),
+	privateExponent: fromHex(`
+	5154224cfdaa9b81b7d2b29df11b6f55fd72506d8627d10b6ee1e1889db66a25e516e151443c4c9b7c31ac076e7a5d2f165c1ba6f668f7d9
+	b5dfc8b0c3c7b6b7eee1205fa0a8ee0abbf19770a68caa51d4eeca7901eef5cd8e4a84e2da6cf27bff3bed2f186ee2b16a2b00a687f83ad4
+	5273f8ff0d8eb2c83cca394957c5efdd73863c000c3945d2fa2a987d948f15439e3f93a500ebf37f1181e6a4c7c4e7b085342255e3fc5475
+	919268561a52f71e9868aefa263849938004239b75924916cc812e2648156ca7bfaa750f80a85c39a11945e6d5d4fed0809bf4ebd96d0c74
+	418a5ef089fd5c1a9bc00564f62378bde23b5cbe2b99ac4c4f157b8c8de5299d
+`),
+};
+
+/** The fake signing key, RSA-2048. PUBLIC: whoever reads this can sign with it. */
+export const FAKE_ASK_KEY: RsaPrivateKey = {
+	exponent: EXPONENT,
+	modulus: fromHex(`
+	f53fe115caeecd28fc81480ee19b18500a368288879dbb541d8407ad8c7e75a70d60d4c2413bbf48d3966019f77a335ff4123ad5d4d5dd04
+	69354abeed6f15de8106232924a2798712e0f1b709bad1165f11ee58767a5f902bfdb458dbbb0579a9595e71ac058bb65af54653cc2efd23
+	67a2fdff85433703e0c121e848f47a8f6cfda5e641807959a768b5ce95d5fdc2d7b4719894d944b9584454c4a765cf8d3f4de0b09bf267ac
+	5ff7d928e1d942fffd3615e2233ad42c7a7b9604a43587c064e2f1ab493dada725071ca9ad82c895dbc4c2c590fe952b39278a344168f131
+	ee364736d5d2333abbb7e64ab7d25a8cff0dafa36650df61dd70d8b34df8ce97
+`),
+	privateExponent: fromHex(`
+	137f9d2b28e3bc8efe285f2cc3b61b843d93a0e42ef814ed369d8928bcab4f3a555f75faedc9ccc702ff892b7758115e971e9debe34c8f92
+	6ab4f078e692b6e7e655311573d2b11bd29decc9d32db5b2f4230e529d34d485376227e50aaf3f5bb161a8171c88a25780bad079181a4248
+	fed3e022e11afb7444f9c5f2dc5e07a258bd85cde6bda873143dd2457c05af1de30f05b47ea80744eed24651cb99dc5caf9970419b1fe631
+	72e998ae0003f5b563a55fdf24f1cb601b98c830129251bbd1982da963bcde53cfa95987197e0762296a9b273b297944afaa585180074601
+	b43c371190df0b7f68fb636934958130f31fd50d33e2df84425297460217d5e9
+`),
+};
+
+/** Signature of the fake ARK certificate by the fake ARK; the salt is the SHA-256 of the signed bytes. */
+export const FAKE_ARK_SIGNATURE = fromHex(`
+	2620e6f7a117e22b5c0c6bc4872783de86b9e6c846ee64e4c32534129afa7d6ad7460357d06744a87477324dadcaa063c73ad4a33449bf1d
+	b0b494aa3e2c12179d601cbcb608d30743bff8df1daa99f8b9f8acbdf85199eeb74001762b4297f6b49898b72fcf114ed2056f8a59c4ad7f
+	9a64a26369c10760e68ba7ad85173a3a0b96d1ae1d1b93474c2c94f276c051598bde536e40e95269ca95aea22ad619b63e7fd2794757ef75
+	c79a98ff6404c59c68d54b61b6f3ac55dad448d129151f120970f9bb519ba8577d78f8bf7a23092d94ba372282e28949c87230f410fc504b
+	94795af90fffb60a52ec611c1982c375fe3c4fd9bb39eb3dccdee79f4a1c0363
+`);
+
+/** Signature of the fake ASK certificate by the fake ARK; the salt is the SHA-256 of the signed bytes. */
+export const FAKE_ASK_SIGNATURE = fromHex(`
+	01c221b48745b56b37627b34b709f3cfe556b82c4062241f9e93b73d57f29068edf1a4fb96de15ebad152e0446b7436ae3535856e6be601c
+	10620b7ed022ae6c7e1b59c20fb93fd433404b2ac9eb703bbcffa72f73c117668be24fdce0a7be8cc233b3312582763ec3aaf08990ebbc6a
+	b6250c01fa6fee093d9174a1c090439bdc81387c559609d55cabdc7bef2c66d9bd15e658f0322798ce26897c0cdf626d6923e759c049e54b
+	21e808681937ec85897ae668391e12dd17a92c9e6d2da021831d974ac26a3ab78ebc7ca77503ad5a7604e857ec921c003bd7acbe30fb418e
+	fbed45a55e739f306089fcc0f67e440b1837238e668004a5603bd4ebbf19480b
+`);

@@ -1,0 +1,58 @@
+import type { CryptoProvider, RandomSource } from '@cvm/crypto';
+import type { FirmwareVersion } from '../abi/policy.js';
+import type { PlatformState } from '../abi/states.js';
+import type { Status } from '../abi/status.js';
+import type { ArkPin } from '../certificates/amd-certificate.js';
+import type { Engine } from '../engine/engine.js';
+import type { SevGeneration } from '../generations.js';
+import type { AsidTable } from './asids.js';
+import type { Guest, GuestTable, NewGuest } from './guests.js';
+import type { Identity } from './identity.js';
+import type { IdentityStore } from './persistence.js';
+import type { SystemMemory } from './system-memory.js';
+
+/** The firmware's own memory: what commands work on. Nothing of it is in DRAM. */
+export interface Platform {
+	readonly provider: CryptoProvider;
+	readonly random: RandomSource;
+	readonly version: FirmwareVersion;
+	readonly generation: SevGeneration;
+	/** 64 bytes that GET_ID answers. */
+	readonly chipId: Uint8Array;
+	readonly cekPrivateKey: Uint8Array;
+	/** The root that SEND_START accepts under POLICY.SEV. */
+	readonly trustedRoot: ArkPin;
+	readonly store: IdentityStore;
+	readonly memory: SystemMemory;
+	readonly engine: Engine;
+	readonly asids: AsidTable;
+	readonly guests: GuestTable;
+	/** Set by the dispatcher only. */
+	state: PlatformState;
+	/** The flags of INIT. */
+	config: number;
+	/** Present from INIT to SHUTDOWN. */
+	identity: Identity | undefined;
+}
+
+/** A command's answer; `out` are the fields it changes in its buffer. */
+export interface Reply<B> {
+	readonly status: Status;
+	readonly out?: Partial<B>;
+}
+
+/** A command of the platform. It runs in a platform state that the table allows. */
+export type PlatformHandler<B> = (psp: Platform, buffer: B) => Reply<B>;
+
+/** A command that makes a guest. */
+export type CreatingHandler<B> = (psp: Platform, buffer: B) => Reply<B> & { readonly guest?: NewGuest };
+
+/**
+ * A command on a guest, in the stages between which the dispatcher makes its own checks. The order is part of the ABI:
+ * platform state, `beforeHandle`, handle, `beforeState`, guest state, `run`.
+ */
+export interface GuestHandler<B> {
+	readonly beforeHandle?: (psp: Platform, buffer: B) => Reply<B>;
+	readonly beforeState?: (psp: Platform, guest: Guest, buffer: B) => Reply<B>;
+	readonly run: (psp: Platform, guest: Guest, buffer: B) => Reply<B>;
+}

@@ -1,0 +1,77 @@
+import type { Dialect } from '../dialect.js';
+import type { StreamError } from '../error.js';
+import type { SectionInfo } from '../events.js';
+import type { ByteSink, PageSink } from '../ports.js';
+import type { DeviceLength, ReaderLimits } from '../read/options.js';
+
+/** Which part of a migration arrived, in the order a sender writes them. */
+export const LOAD_PARTS = [
+	'header',
+	'configuration',
+	'block-list',
+	'ram-end',
+	'shared-regions',
+	'devices',
+	'eof',
+	'description',
+] as const;
+export type LoadPart = (typeof LOAD_PARTS)[number];
+
+/** What arrived so far. */
+export interface LoadProgress {
+	/** Stream offset at which each part was complete; `devices` is the last device so far. */
+	readonly parts: ReadonlyMap<LoadPart, number>;
+	readonly bytes: number;
+	readonly plainPages: number;
+	readonly zeroPages: number;
+	readonly privatePages: number;
+	/** Devices in order, as `idstr/instance`. */
+	readonly devices: readonly string[];
+	/** Things QEMU only warns about. */
+	readonly warnings: readonly string[];
+}
+
+/** How a load ended. */
+export type LoadOutcome =
+	| {
+			readonly status: 'running';
+			/** Whether every part of {@link LOAD_PARTS} that this stream should hold arrived; QEMU runs without, too. */
+			readonly complete: boolean;
+			readonly missing: readonly LoadPart[];
+	  }
+	| { readonly status: 'failed'; readonly error: StreamError };
+
+/** Options of {@link createLoader}. */
+export interface LoaderOptions {
+	readonly sink: PageSink;
+	readonly dialect: Dialect;
+	/** The local machine type; the received name must be a prefix of it, as in QEMU. */
+	readonly machineType: string;
+	/** 16 bytes: a different one in the stream is refused. */
+	readonly uuid?: Uint8Array;
+	/** Whether this side wants the hand-over; must agree with the stream. Default false. */
+	readonly handover?: boolean;
+	/** Loads one device section; `body` is valid during the call. `'unknown'` refuses it with QEMU's text. */
+	device(section: SectionInfo, body: Uint8Array): 'loaded' | 'unknown';
+	/** Makes the guest ready and runs it. Called once, when all is loaded and, with hand-over, the source has committed. */
+	finish(progress: LoadProgress): void | Promise<void>;
+	/** Whether a description is awaited before running, as QEMU does unless `suppress-vmdesc` is set. Default true. */
+	readonly vmDescription?: boolean;
+	/** The reverse direction, if the transport has one. */
+	readonly reply?: ByteSink;
+	readonly deviceLength?: DeviceLength;
+	readonly limits?: Partial<ReaderLimits>;
+	/** A part is complete. Must not throw. */
+	arrived?(part: LoadPart, progress: LoadProgress): void;
+}
+
+/** An incoming migration. */
+export interface Loader {
+	/** @throws StreamError; the load has failed then, and `outcome` says the same unless the guest was already being started */
+	push(chunk: Uint8Array): void;
+	/** No more bytes come. @throws StreamError if the stream is not whole */
+	end(): void;
+	readonly progress: LoadProgress;
+	/** Never rejects. */
+	readonly outcome: Promise<LoadOutcome>;
+}

@@ -20,7 +20,7 @@ import type { Platform } from '../src/psp/platform.js';
 import { openMemoryController } from '../src/silicon.js';
 
 export const provider = nodeProvider;
-export const KIB = 1024;
+const KIB = 1024;
 export const MIB = 1024 * KIB;
 
 type Fields = Record<string, number | bigint | Uint8Array>;
@@ -241,7 +241,7 @@ export function sendStartFields(rig: Rig, handle: number, to: ReturnType<typeof 
 export const ASID = 100;
 
 /** Policy of test guests: debugging allowed, any API version. */
-export const OPEN_POLICY = 0;
+const OPEN_POLICY = 0;
 
 export interface TestGuest {
 	readonly handle: number;
@@ -302,4 +302,4 @@ export function receiveStartFields(rig: Rig, policy: number, { cert, session } =
 }
 
 export const controllerOf = (rig: Rig) => openMemoryController(rig.machine.silicon, provider);
-export { GuestState, PlatformState, Status };
+export { GuestState };

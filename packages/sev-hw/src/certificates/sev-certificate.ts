@@ -64,7 +64,7 @@ export const sevEcPublicKey = layout('sev_ec_pubkey', 1028, {
 });
 
 /** The signature area of an ECDSA signature; both integers are little-endian. */
-export const sevEcdsaSignature = layout('sev_ecdsa_sig', 512, {
+const sevEcdsaSignature = layout('sev_ecdsa_sig', 512, {
 	r: bytes(0x00, 72),
 	s: bytes(0x48, 72),
 	zero: ignored(0x90, 368),

@@ -22,9 +22,6 @@ export const sessionBuffer = layout('sev_session_buf', 128, {
 	policyMac: bytes(0x60, 32),
 });
 
-/** Bytes in a session buffer. */
-export const SESSION_SIZE = sessionBuffer.size;
-
 /** The secrets of one channel, 16 bytes each. */
 export interface ChannelKeys {
 	/** Transport encryption key. */
@@ -78,7 +75,7 @@ export function openSession(
 	provider: CryptoProvider,
 	o: { readonly privateKey: Uint8Array; readonly peer: P384PublicKey; readonly session: Uint8Array },
 ): { readonly status: Status; readonly keys?: ChannelKeys } {
-	if (o.session.length !== SESSION_SIZE) return { status: Status.INVALID_LENGTH };
+	if (o.session.length !== sessionBuffer.size) return { status: Status.INVALID_LENGTH };
 	if (!provider.p384.isValidPublicKey(o.peer)) return { status: Status.INVALID_CERTIFICATE };
 	const { nonce, wrapTk, wrapIv, wrapMac } = sessionBuffer.decode(o.session);
 	const masterSecret = agree(provider, o.privateKey, o.peer, nonce);

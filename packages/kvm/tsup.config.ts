@@ -1,4 +1,6 @@
 import { defineConfig } from 'tsup';
 import { library } from '../../tsup.base.js';
 
-export default defineConfig(library({ 'index': 'src/index.ts', 'abi': 'src/abi/index.ts', 'vcpu': 'src/vcpu/index.ts', 'guest': 'src/guest/index.ts', }));
+export default defineConfig(
+	library({ index: 'src/index.ts', abi: 'src/abi/index.ts', vcpu: 'src/vcpu/index.ts', guest: 'src/guest/index.ts' }),
+);

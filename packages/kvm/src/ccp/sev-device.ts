@@ -1,0 +1,142 @@
+import { type Spa, spa } from '@cvm/layout';
+import type { SevMachine } from '@cvm/sev-hw';
+import { CHIP_ID_SIZE, COMMANDS, PLATFORM_CHAIN_SIZE, PlatformState } from '@cvm/sev-hw/abi';
+import { Errno } from '../abi/errno.js';
+import type { KernelMemory } from '../host-memory.js';
+
+/** Bytes of a SEV certificate: SEV API 0.24 appendix C. */
+const SEV_CERT_SIZE = 2084;
+
+/** What an ioctl that may reach the firmware returns. */
+export interface SevResult {
+	/** 0 or a negative errno; −EIO = the firmware refused. */
+	readonly ret: number;
+	/** The firmware's status; 0 if it was not reached. */
+	readonly error: number;
+}
+
+/** Success, and the firmware said nothing else. */
+export const SEV_OK: SevResult = { ret: 0, error: 0 };
+/** A refusal before the firmware was reached. */
+export const fails = (errno: number): SevResult => ({ ret: -errno, error: 0 });
+
+/** PLATFORM_STATUS: see `platformStatusBuffer` of `@cvm/sev-hw/abi`. */
+export interface PlatformStatus {
+	readonly apiMajor: number;
+	readonly apiMinor: number;
+	readonly build: number;
+	/** 0 UNINIT, 1 INIT, 2 WORKING. */
+	readonly state: number;
+	readonly owner: number;
+	readonly config: number;
+	readonly guestCount: number;
+}
+
+/** /dev/sev of drivers/crypto/ccp, as the VMM uses it. */
+export interface SevDevice {
+	/** INIT unless that was done, then WBINVD and DF_FLUSH. Everything that needs it does it first. */
+	platformInit(): SevResult;
+	platformStatus(): SevResult & PlatformStatus;
+	/** The platform's PDH certificate (2084 bytes) and PEK ‖ OCA ‖ CEK (6252 bytes); empty on failure. */
+	pdhCertExport(): SevResult & { readonly pdh: Uint8Array; readonly chain: Uint8Array };
+	/** The 64-byte chip id by which AMD's key server knows this processor; empty on failure. */
+	getId(): SevResult & { readonly id: Uint8Array };
+}
+
+/** A command with its buffer: a row of `COMMANDS`. */
+export interface FirmwareCommand<V> {
+	readonly id: number;
+	readonly buffer: { encode(value: Partial<V>): Uint8Array; decode(data: Uint8Array): V };
+}
+
+/** Physically contiguous kernel memory that the firmware may read and write. */
+export interface KernelBuffer {
+	readonly spa: Spa;
+	readonly bytes: Uint8Array;
+}
+
+/** The driver as KVM uses it. */
+export interface SevDriver extends SevDevice {
+	readonly machine: SevMachine;
+	/** Gives a command to the firmware; `out` is the command buffer afterwards. */
+	issue<V>(command: FirmwareCommand<V>, fields: Partial<V>): SevResult & { readonly out: V };
+	/** One of four scratch buffers of {@link BLOB_LIMIT} bytes, for the time of one ioctl. */
+	scratch(index: 0 | 1 | 2 | 3): KernelBuffer;
+	/** Command buffers for a batch: number i at `spa + 64 * i`, {@link BATCH_SLOTS} of them. */
+	readonly batch: KernelBuffer;
+	/** WBINVD on all cores and DF_FLUSH: what a used ASID needs before its next guest. */
+	flush(): SevResult;
+}
+
+/** SEV_FW_BLOB_MAX_SIZE: most that KVM copies for the firmware in one piece. */
+export const BLOB_LIMIT = 0x4000;
+/** Commands prepared at once. */
+export const BATCH_SLOTS = 256;
+/** Bytes from one command buffer of a batch to the next. */
+export const BATCH_STRIDE = 64;
+
+const SCRATCH_BUFFERS = 4;
+
+/** Opens the firmware's mailbox. It takes its kernel memory at once and keeps it. */
+export function createSevDriver(machine: SevMachine, memory: KernelMemory): SevDriver {
+	const { psp } = machine;
+	const command = memory.allocate(4096);
+	const blobs = memory.allocate(SCRATCH_BUFFERS * BLOB_LIMIT);
+	const batch = memory.allocate(BATCH_SLOTS * BATCH_STRIDE);
+
+	const answer = (status: number): SevResult => (status === 0 ? SEV_OK : { ret: -Errno.EIO, error: status });
+	const issue: SevDriver['issue'] = ({ id, buffer }, fields) => {
+		const bytes = buffer.encode(fields);
+		command.bytes.set(bytes);
+		const result = answer(psp.submit(id, command.spa));
+		return { ...result, out: buffer.decode(command.bytes.slice(0, bytes.length)) };
+	};
+	const flush = (): SevResult => {
+		machine.wbinvd();
+		return answer(psp.submit(COMMANDS.DF_FLUSH.id, command.spa));
+	};
+	const scratch: SevDriver['scratch'] = (index) => {
+		const at = index * BLOB_LIMIT;
+		return { spa: spa(blobs.spa + at), bytes: blobs.bytes.subarray(at, at + BLOB_LIMIT) };
+	};
+	const platformStatus: SevDriver['platformStatus'] = () => {
+		const { ret, error, out } = issue(COMMANDS.PLATFORM_STATUS, {});
+		const { apiMajor, apiMinor, build, state, owner, config, guestCount } = out;
+		return { ret, error, apiMajor, apiMinor, build, state, owner, config, guestCount };
+	};
+	/** Asks each time: another driver instance may have brought the platform up or down, and INIT is legal only once. */
+	const platformInit = (): SevResult => {
+		if (platformStatus().state !== PlatformState.UNINIT) return SEV_OK;
+		const { ret, error } = issue(COMMANDS.INIT, {});
+		return ret === 0 ? flush() : { ret, error };
+	};
+
+	return {
+		machine,
+		issue,
+		flush,
+		scratch,
+		batch,
+		platformInit,
+		platformStatus,
+		pdhCertExport: () => {
+			const ready = platformInit();
+			if (ready.ret !== 0) return { ...ready, pdh: new Uint8Array(0), chain: new Uint8Array(0) };
+			const pdh = scratch(0);
+			const chain = scratch(1);
+			const { ret, error } = issue(COMMANDS.PDH_CERT_EXPORT, {
+				pdhPaddr: BigInt(pdh.spa),
+				pdhLen: SEV_CERT_SIZE,
+				certsPaddr: BigInt(chain.spa),
+				certsLen: PLATFORM_CHAIN_SIZE,
+			});
+			const copy = ({ bytes }: KernelBuffer, length: number) => new Uint8Array(bytes.slice(0, ret === 0 ? length : 0));
+			return { ret, error, pdh: copy(pdh, SEV_CERT_SIZE), chain: copy(chain, PLATFORM_CHAIN_SIZE) };
+		},
+		getId: () => {
+			const id = scratch(0);
+			const { ret, error } = issue(COMMANDS.GET_ID, { idPaddr: BigInt(id.spa), idLen: CHIP_ID_SIZE });
+			return { ret, error, id: new Uint8Array(id.bytes.slice(0, ret === 0 ? CHIP_ID_SIZE : 0)) };
+		},
+	};
+}

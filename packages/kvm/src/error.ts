@@ -1,0 +1,14 @@
+/** A call that has no errno in the modelled ABI could not be done: a bug of the caller, or a machine that is too small. */
+export class KvmError extends Error {
+	override readonly name = 'KvmError';
+	/**
+	 * `out-of-memory`: no run of free frames is long enough. `not-mapped`: a mapping that is not, or no longer, mapped.
+	 * `bad-length`: a length that is no length. `vcpu-index`: not below 32, or taken. `vm-gone`: the VM was destroyed.
+	 */
+	readonly code: 'out-of-memory' | 'not-mapped' | 'bad-length' | 'vcpu-index' | 'vm-gone';
+
+	constructor(code: KvmError['code'], thing: string, expected: string, got: string) {
+		super(`${thing}: expected ${expected}, got ${got}`);
+		this.code = code;
+	}
+}

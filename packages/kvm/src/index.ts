@@ -1,0 +1,37 @@
+/**
+ * Linux KVM as a VMM sees it, for SEV live migration: VMs, memslots, dirty log, MSR filter, the KVM_SEV ioctls and
+ * /dev/sev, over a machine of `@cvm/sev-hw`. vCPUs run by `@cvm/kvm/vcpu`, in any thread.
+ *
+ * ```ts
+ * const kvm = createKvm({ machine });
+ * const vm = kvm.createVm();
+ * const ram = kvm.memory.mmap(64 << 20);
+ * vm.sev.init();
+ * vm.setUserMemoryRegion({ slot: 0, flags: 0, guestPhysAddr: gpa(0), memorySize: 64 << 20, userspaceAddr: ram.hva });
+ * vm.memoryEncryptRegisterRegion({ addr: ram.hva, size: 64 << 20 });
+ * vm.sev.launchStart({ policy: 0 });
+ * const vcpu = vm.createVcpu(0, kvm.cpuid({ migrationControl: true }));
+ * ```
+ *
+ * @packageDocumentation
+ */
+export type { CpuidEntry } from './abi/cpuid.js';
+export type { KvmAbi } from './abi/generation.js';
+export type { PlatformStatus, SevDevice, SevResult } from './ccp/sev-device.js';
+export type { CpuidOptions } from './cpuid.js';
+export { KvmError } from './error.js';
+export type { HostMapping, HostMemory } from './host-memory.js';
+export { createKvm, type Kvm, type KvmOptions } from './kvm.js';
+export type { UserMemoryRegion } from './memslots.js';
+export type { MsrFilter } from './msr-filter.js';
+export type { BatchGeometry, BatchResult } from './sev/batch.js';
+export type { DebugRequest } from './sev/debug.js';
+export type { GuestStatusResult, SevIoctls } from './sev/ioctls.js';
+export type { LaunchSecretRequest, LaunchStartRequest, MeasureResult } from './sev/launch.js';
+export type { ReceiveStartRequest, ReceiveUpdateRequest } from './sev/receive.js';
+export type { EncRegion } from './sev/regions.js';
+export type { SendStartRequest, SendStartResult, SendUpdateRequest, SendUpdateResult } from './sev/send.js';
+export { loadVcpuState, MpState, saveVcpuState, VCPU_STATE_BYTES, type VcpuHandle } from './vcpu-state.js';
+export type { Vm } from './vm.js';
+export { MemFlag, type VmHandle } from './vm-state.js';
+export type { KvmRegs, KvmSregs, Vcpu } from './vm-vcpu.js';

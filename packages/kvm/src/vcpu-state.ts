@@ -1,0 +1,132 @@
+import type { CpuidEntry } from './abi/cpuid.js';
+import { KVM_RUN_SIZE } from './abi/run-page.js';
+import { type VmHandle, VmWord } from './vm-state.js';
+
+/** Index of each register in a vCPU's register file of u64s: the order of the x86 encoding, then control state. */
+export const Register = {
+	rax: 0,
+	rcx: 1,
+	rdx: 2,
+	rbx: 3,
+	rsp: 4,
+	rbp: 5,
+	rsi: 6,
+	rdi: 7,
+	r8: 8,
+	r9: 9,
+	r10: 10,
+	r11: 11,
+	r12: 12,
+	r13: 13,
+	r14: 14,
+	r15: 15,
+	rip: 16,
+	rflags: 17,
+	cr0: 18,
+	cr2: 19,
+	cr3: 20,
+	cr4: 21,
+	efer: 22,
+	/** Current privilege level: 0 … 3. */
+	cpl: 23,
+	/** What the next KVM_RUN must finish: a {@link PendingKind}. */
+	pendingKind: 24,
+	/** RIP after it. */
+	pendingRip: 25,
+	/** One word for the kind, such as the size of an I/O operand. */
+	pendingA: 26,
+} as const;
+/** The name of a register in {@link Register}. */
+export type RegisterName = keyof typeof Register;
+
+/** Values of `Register.pendingKind`. The exits that wait for an answer of the VMM. */
+export const PendingKind = { none: 0, hypercall: 1, rdmsr: 2, wrmsr: 3, ioIn: 4, ioOut: 5 } as const;
+
+/** u64s of the register file, some of them spare. */
+const REGISTER_COUNT = 32;
+/** Bytes of the register file: what a migration carries per vCPU, besides `mpState`. */
+const REGISTER_BYTES = REGISTER_COUNT * 8;
+
+/** Int32 control words of a vCPU. Access them with `Atomics`. */
+export const VcpuWord = {
+	/** Nonzero: KVM_RUN returns −EINTR and clears it. Waited on by a halted vCPU, notified by `kick`. */
+	kick: 0,
+	/** {@link MpState}. */
+	mpState: 1,
+} as const;
+
+/** KVM_MP_STATE_* (linux/kvm.h). */
+export const MpState = { runnable: 0, uninitialized: 1, initReceived: 2, halted: 3, sipiReceived: 4 } as const;
+
+const WORDS_AT = REGISTER_BYTES;
+const WORD_COUNT = 16;
+const RUN_AT = 4096;
+const STATE_BYTES = RUN_AT + KVM_RUN_SIZE;
+
+/** One vCPU for another thread: structured-cloneable. */
+export interface VcpuHandle {
+	readonly kind: 'cvm-vcpu';
+	readonly vm: VmHandle;
+	readonly index: number;
+	/** As the VMM gave it to KVM_SET_CPUID2; the vCPU puts its APIC id (= `index`) into leaf 1. */
+	readonly cpuid: readonly CpuidEntry[];
+	readonly state: SharedArrayBuffer;
+}
+
+/** Views of a vCPU's state. */
+export interface VcpuState {
+	/** Indexed by {@link Register}. Not for use while another thread runs the vCPU. */
+	readonly registers: BigUint64Array;
+	/** Indexed by {@link VcpuWord}. */
+	readonly words: Int32Array;
+	/** struct kvm_run. */
+	readonly run: Uint8Array;
+}
+
+/** New state for a vCPU, as after reset (APM vol. 2 §14.1.3): flat, at 0xFFFFFFF0. All vCPUs are runnable: PROJECT. */
+export function createVcpuHandle(vm: VmHandle, index: number, cpuid: readonly CpuidEntry[]): VcpuHandle {
+	const handle: VcpuHandle = { kind: 'cvm-vcpu', vm, index, cpuid, state: new SharedArrayBuffer(STATE_BYTES) };
+	const { registers } = openVcpuState(handle);
+	registers[Register.rip] = 0xfffffff0n;
+	registers[Register.rflags] = 2n;
+	registers[Register.cr0] = 0x60000010n;
+	return handle;
+}
+
+/** Opens a vCPU's state, in any thread. */
+export const openVcpuState = ({ state }: VcpuHandle): VcpuState => ({
+	registers: new BigUint64Array(state, 0, REGISTER_COUNT),
+	words: new Int32Array(state, WORDS_AT, WORD_COUNT),
+	run: new Uint8Array(state, RUN_AT, KVM_RUN_SIZE),
+});
+
+/** Bytes of {@link saveVcpuState}. */
+export const VCPU_STATE_BYTES = REGISTER_BYTES + 8 + KVM_RUN_SIZE;
+
+/**
+ * A stopped vCPU as a flat record, for a migration: the register file (little-endian) with what the next KVM_RUN has to
+ * finish, mpState (u32 and 4 zero bytes), and the kvm_run page, where the answer to a pending exit stands.
+ */
+export function saveVcpuState(handle: VcpuHandle): Uint8Array {
+	const { registers, words, run } = openVcpuState(handle);
+	const out = new Uint8Array(VCPU_STATE_BYTES);
+	const view = new DataView(out.buffer);
+	for (let i = 0; i < REGISTER_COUNT; i++) view.setBigUint64(8 * i, registers[i] ?? 0n, true);
+	view.setUint32(REGISTER_BYTES, Atomics.load(words, VcpuWord.mpState), true);
+	out.set(run, REGISTER_BYTES + 8);
+	return out;
+}
+
+/** Puts a record of {@link saveVcpuState} into a stopped vCPU. @throws RangeError if its length is another */
+export function loadVcpuState(handle: VcpuHandle, data: Uint8Array): void {
+	if (data.length !== VCPU_STATE_BYTES) {
+		throw new RangeError(`vcpu state: expected ${VCPU_STATE_BYTES} bytes, got ${data.length}`);
+	}
+	const { registers, words, run } = openVcpuState(handle);
+	const view = new DataView(data.buffer, data.byteOffset, data.byteLength);
+	for (let i = 0; i < REGISTER_COUNT; i++) registers[i] = view.getBigUint64(8 * i, true);
+	Atomics.store(words, VcpuWord.mpState, view.getUint32(REGISTER_BYTES, true));
+	run.set(data.subarray(REGISTER_BYTES + 8));
+	// A thread that ran the vCPU before may remember translations.
+	Atomics.add(new Int32Array(handle.vm.shared), VmWord.tlbGeneration, 1);
+}

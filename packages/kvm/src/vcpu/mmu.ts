@@ -1,0 +1,158 @@
+import { PAGE_SIZE } from '@cvm/layout';
+import type { MemoryController } from '@cvm/sev-hw/silicon';
+import { Register } from '../vcpu-state.js';
+import type { VmState } from '../vm-state.js';
+import { hex, TripleFault } from './triple-fault.js';
+
+/** Entries of the TLB, direct-mapped by virtual page number. */
+const TLB_ENTRIES = 1024;
+/** Entries for 2 MiB leaves, by number of the 2 MiB region. */
+const LARGE_ENTRIES = 256;
+const WRITABLE = 1;
+const PRIVATE = 2;
+
+const LARGE_PAGE = 0x200000;
+const Pte = { present: 1, write: 2, large: 0x80 } as const;
+/** First address that is not canonical in the lower half. The upper half is not modelled. */
+const VA_END = 2 ** 47;
+const CR0_PG = 1n << 31n;
+const EFER_LMA = 1n << 10n;
+
+/**
+ * Address translation of one vCPU (APM vol. 2 §5.3, §15.34.5): long-mode tables of 4 levels with 4 KiB and 2 MiB leaves.
+ * Under SEV, tables are read through the guest's key whatever their C-bits say, and an access is private if its leaf has the
+ * C-bit; without paging every access is private. Accessed and dirty bits are not set: PROJECT.
+ */
+export interface Mmu {
+	/** Translates one address and leaves the result in the fields below. @throws TripleFault `translation` or `memory` */
+	translate(va: number, isWrite: boolean): void;
+	/** System-physical address. */
+	readonly spa: number;
+	/** Guest-physical address without C-bit. */
+	readonly gpa: number;
+	/** Key of the access: the VM's ASID, or 0 for DRAM as it is. */
+	readonly asid: number;
+	/** Forgets all translations. */
+	flush(): void;
+}
+
+export function createMmu(vm: VmState, memory: MemoryController, registers: BigUint64Array): Mmu {
+	const tags = new Float64Array(TLB_ENTRIES).fill(-1);
+	const spas = new Float64Array(TLB_ENTRIES);
+	const gpas = new Float64Array(TLB_ENTRIES);
+	const bits = new Uint8Array(TLB_ENTRIES);
+	const largeTags = new Float64Array(LARGE_ENTRIES).fill(-1);
+	const largeGpas = new Float64Array(LARGE_ENTRIES);
+	const largeBits = new Uint8Array(LARGE_ENTRIES);
+	const entry = new Uint8Array(8);
+	const entryWords = new Uint32Array(entry.buffer);
+
+	/** Reads a table entry into `entryWords`. */
+	const readEntry = (table: number, index: number): void => {
+		const gpa = table + 8 * index;
+		const spa = vm.translate(gpa);
+		if (spa < 0) throw new TripleFault('memory', `page table at GPA ${hex(gpa)}: expected a memslot, got none`);
+		memory.read(vm.sevActive ? vm.asid : 0, spa, entry);
+	};
+
+	// The leaf that `walk` found last.
+	let leafAddress = 0;
+	let leafSize = 0;
+	let leafBits = 0;
+	const walk = (va: number): void => {
+		if (!(va >= 0 && va < VA_END)) {
+			throw new TripleFault('translation', `VA ${hex(va)}: expected an address below 2^47`);
+		}
+		leafBits = WRITABLE | PRIVATE;
+		if (((registers[Register.cr0] ?? 0n) & CR0_PG) === 0n) {
+			leafAddress = va - (va % LARGE_PAGE);
+			leafSize = LARGE_PAGE;
+			return;
+		}
+		if (((registers[Register.efer] ?? 0n) & EFER_LMA) === 0n) {
+			throw new TripleFault(
+				'translation',
+				`VA ${hex(va)}: expected long mode, got legacy paging, which is not modelled`,
+			);
+		}
+		const cBit = vm.sevActive ? 2 ** (vm.cbitPosition - 32) : 0;
+		// Bits 51:32 of an address, without the C-bit.
+		const highMask = 0xfffff & ~cBit;
+		const cr3 = registers[Register.cr3] ?? 0n;
+		let table = Number(cr3 & 0xfffff000n) + (Number((cr3 >> 32n) & 0xffffffffn) & highMask) * 2 ** 32;
+		for (let shift = 2 ** 39; ; shift /= 512) {
+			readEntry(table, Math.floor(va / shift) % 512);
+			const low = entryWords[0] ?? 0;
+			const high = entryWords[1] ?? 0;
+			if ((low & Pte.present) === 0) {
+				throw new TripleFault('translation', `VA ${hex(va)}: expected a present mapping, got none`);
+			}
+			if ((low & Pte.write) === 0) leafBits &= ~WRITABLE;
+			const isLarge = (low & Pte.large) !== 0 && shift !== PAGE_SIZE;
+			if (isLarge && shift !== LARGE_PAGE) {
+				throw new TripleFault('translation', `VA ${hex(va)}: expected leaves of 4 KiB or 2 MiB, got a larger one`);
+			}
+			const address = ((low & 0xfffff000) >>> 0) + (high & highMask) * 2 ** 32;
+			if (shift === PAGE_SIZE || isLarge) {
+				if ((high & cBit) === 0) leafBits &= ~PRIVATE;
+				leafAddress = address - (address % shift);
+				leafSize = shift;
+				return;
+			}
+			table = address;
+		}
+	};
+
+	/** Fills entry `slot` of the TLB for the page at `page`; `offset` is for the message. */
+	const fill = (page: number, slot: number, offset: number): void => {
+		const region = page - (page % LARGE_PAGE);
+		const large = (region / LARGE_PAGE) % LARGE_ENTRIES;
+		if (largeTags[large] === region) {
+			leafAddress = largeGpas[large] ?? 0;
+			leafSize = LARGE_PAGE;
+			leafBits = largeBits[large] ?? 0;
+		} else {
+			walk(page);
+			if (leafSize === LARGE_PAGE) {
+				largeTags[large] = region;
+				largeGpas[large] = leafAddress;
+				largeBits[large] = leafBits;
+			}
+		}
+		const gpa = leafAddress + (page % leafSize);
+		const spa = vm.translate(gpa);
+		if (spa < 0) throw new TripleFault('memory', `GPA ${hex(gpa + offset)}: expected a memslot, got none`);
+		tags[slot] = page;
+		spas[slot] = spa;
+		gpas[slot] = gpa;
+		bits[slot] = vm.sevActive ? leafBits : leafBits & ~PRIVATE;
+	};
+
+	const mmu = {
+		spa: 0,
+		gpa: 0,
+		asid: 0,
+		translate: (va: number, isWrite: boolean): void => {
+			const offset = va % PAGE_SIZE;
+			const slot = ((va - offset) / PAGE_SIZE) % TLB_ENTRIES;
+			if (tags[slot] !== va - offset) fill(va - offset, slot, offset);
+			const flags = bits[slot] ?? 0;
+			mmu.gpa = (gpas[slot] ?? 0) + offset;
+			if (isWrite) {
+				if ((flags & WRITABLE) === 0) {
+					throw new TripleFault('translation', `VA ${hex(va)}: expected a writable mapping, got a read-only one`);
+				}
+				if (!vm.isWritable(mmu.gpa)) {
+					throw new TripleFault('memory', `GPA ${hex(mmu.gpa)}: expected a writable memslot, got a read-only one`);
+				}
+			}
+			mmu.spa = (spas[slot] ?? 0) + offset;
+			mmu.asid = (flags & PRIVATE) !== 0 ? vm.asid : 0;
+		},
+		flush: (): void => {
+			tags.fill(-1);
+			largeTags.fill(-1);
+		},
+	};
+	return mmu;
+}

@@ -1,0 +1,74 @@
+import { MemoryMap } from '@cvm/kvm/guest';
+import type { GuestCpu } from '@cvm/kvm/vcpu';
+
+/**
+ * PROJECT: what the firmware keeps in its memory besides the contract's places. Page tables follow OVMF: six pages for
+ * 4 GiB in 2 MiB leaves, and one page that splits the leaf around the GHCB (edk2 OvmfPkg/OvmfPkgX64.fdf).
+ */
+export const FirmwareMemory = {
+	/** Splits the 2 MiB leaf of the variable flash. */
+	flashPageTable: 0x806000,
+	/** Splits the 2 MiB leaf of the firmware area, for the GHCB. */
+	ghcbPageTable: 0x807000,
+	/** {@link WorkArea}. */
+	workArea: 0x80b000,
+	/** Everything from here to `scratchEnd` is cleared before the kernel starts. */
+	scratch: 0x810000,
+	stackTop: 0x820000,
+	/** One directory entry of fw_cfg. */
+	directoryEntry: 0x820000,
+	/** Contents of the fw_cfg files, {@link FILE_BYTES} each. */
+	files: 0x821000,
+	scratchEnd: 0x840000,
+} as const;
+
+/** Room for one fw_cfg file; a larger one is treated as absent. */
+export const FILE_BYTES = 0x1000;
+
+/** Offsets of 64-bit words in the work area. */
+const Word = {
+	/** The C-bit as a page-table entry has it, or 0 without SEV. */
+	encryptionMask: 0,
+	/** 1 if the page-status hypercall may be used. */
+	hypercall: 8,
+	/** 1 if the host refused a report. */
+	refused: 16,
+	ramBytes: 24,
+	cpus: 32,
+} as const;
+const FILE_TABLE = 0x40;
+
+/** Reads a word of the work area. */
+export const workWord = (cpu: GuestCpu, word: keyof typeof Word): bigint =>
+	cpu.loadU64(FirmwareMemory.workArea + Word[word]);
+/** Writes a word of the work area. */
+export const setWorkWord = (cpu: GuestCpu, word: keyof typeof Word, value: bigint): void =>
+	cpu.storeU64(FirmwareMemory.workArea + Word[word], value);
+
+/** The fw_cfg files that the firmware asks for, by number. */
+export const FILES = ['etc/e820', 'opt/cvm/workload', 'opt/cvm/seed', 'opt/cvm/steps'] as const;
+
+/** Size and selector of a file of {@link FILES}; a selector of 0 means that the directory does not have it. */
+export function fileEntry(cpu: GuestCpu, file: number): { size: number; key: number } {
+	const at = FirmwareMemory.workArea + FILE_TABLE + 8 * file;
+	return { size: cpu.loadU32(at), key: cpu.loadU32(at + 4) };
+}
+/** Notes where a file is. */
+export function setFileEntry(cpu: GuestCpu, file: number, size: number, key: number): void {
+	const at = FirmwareMemory.workArea + FILE_TABLE + 8 * file;
+	cpu.storeU32(at, size);
+	cpu.storeU32(at + 4, key);
+}
+/** The contents of a file, as read; empty if there is none. */
+export function fileContents(cpu: GuestCpu, name: (typeof FILES)[number]): Uint8Array {
+	const file = FILES.indexOf(name);
+	const { size, key } = fileEntry(cpu, file);
+	const out = new Uint8Array(key === 0 ? 0 : size);
+	cpu.load(FirmwareMemory.files + FILE_BYTES * file, out);
+	return out;
+}
+
+/** The variable part of a 4 MiB OVMF flash: shared with the host, as MMIO is. Our machines put no memory there. */
+export const VARIABLE_FLASH = { base: MemoryMap.firmwareText, bytes: 0x84000 } as const;
+/** Where the firmware's code begins: behind the variable flash, as in OVMF. */
+export const CODE_BASE: number = VARIABLE_FLASH.base + VARIABLE_FLASH.bytes;

@@ -1,0 +1,83 @@
+import { cpus } from 'node:os';
+import { Command } from 'commander';
+import { FAILED } from '../exit.js';
+import { measureFirmware } from './layers.js';
+import { opensslSpeed, YARDSTICKS, type Yardstick } from './openssl.js';
+import { measureStream } from './stream.js';
+import { measureWhole } from './whole.js';
+
+const PAGE = 4096;
+const MIB = 2 ** 20;
+
+/** One line of the table. */
+interface Row {
+	readonly what: string;
+	readonly pages: number;
+	readonly against: Yardstick;
+}
+
+/** `cvm bench`: every figure is a ratio to OpenSSL on the same machine in the same run. */
+export function benchCommand(exit: (code: number) => void): Command {
+	return new Command('bench')
+		.description('measure each layer and whole migrations, as ratios to OpenSSL in the same run')
+		.option('--memory <size>', 'guest RAM of the whole migrations', '256M')
+		.option('--quick', 'the layers only')
+		.option('--json', 'print one JSON document')
+		.addHelpText('after', '\nexample:\n  cvm bench --memory 512M\n')
+		.action(async (options: { memory: string; quick?: boolean; json?: boolean }) => {
+			const speeds = Object.fromEntries(YARDSTICKS.map((name) => [name, opensslSpeed(name)])) as Record<
+				Yardstick,
+				number | undefined
+			>;
+			if (speeds['aes-128-ecb'] === undefined) {
+				process.stderr.write('cvm: bench: no `openssl` program found: ratios are left out\n');
+				exit(FAILED);
+			}
+			const { engine, send, receive } = measureFirmware();
+			const { write, read } = measureStream();
+			const rows: Row[] = [
+				{ what: 'page engine (XEX encrypt)', pages: engine, against: 'aes-128-ecb' },
+				{ what: 'PSP SEND_UPDATE_DATA', pages: send, against: 'aes-128-gcm' },
+				{ what: 'PSP RECEIVE_UPDATE_DATA', pages: receive, against: 'aes-128-gcm' },
+				{ what: 'stream write (raw pages)', pages: write, against: 'aes-128-ecb' },
+				{ what: 'stream read (raw pages)', pages: read, against: 'aes-128-ecb' },
+			];
+			const notes: string[] = [];
+			for (const mode of options.quick ? [] : (['psp', 'plain'] as const)) {
+				const whole = await measureWhole(mode, options.memory);
+				rows.push({ what: `whole migration, ${mode}`, pages: whole.pagesPerSecond, against: 'aes-128-gcm' });
+				const peaks = Object.entries(whole.peaks).map(
+					([name, bytes]) => `${name} RAM + ${((bytes - whole.memory) / MIB).toFixed(0)} MiB`,
+				);
+				notes.push(`${mode}: downtime ${whole.downtime} ms; memory: ${peaks.join(', ')}`);
+			}
+			const ratio = ({ pages, against }: Row) => {
+				const speed = speeds[against];
+				return speed === undefined ? undefined : (pages * PAGE) / speed;
+			};
+			if (options.json) {
+				const results = rows.map((row) => ({ ...row, 'bytes-per-second': row.pages * PAGE, ratio: ratio(row) }));
+				process.stdout.write(
+					`${JSON.stringify({ cpu: cpus()[0]?.model, node: process.version, openssl: speeds, results, notes }, null, 2)}\n`,
+				);
+				return;
+			}
+			process.stdout.write(`${cpus().length} × ${cpus()[0]?.model}, Node ${process.version}\n`);
+			for (const name of YARDSTICKS) {
+				const speed = speeds[name];
+				if (speed)
+					process.stdout.write(
+						`openssl speed -evp ${name}, 4 KiB blocks, one core: ${(speed / 1e6).toFixed(0)} MB/s\n`,
+					);
+			}
+			process.stdout.write(`\n${'what'.padEnd(28)}${'pages/s'.padStart(10)}${'MB/s'.padStart(8)}   ratio\n`);
+			for (const row of rows) {
+				const r = ratio(row);
+				const shown = r === undefined ? '' : `${(100 * r).toFixed(1)} % of ${row.against}`;
+				process.stdout.write(
+					`${row.what.padEnd(28)}${row.pages.toFixed(0).padStart(10)}${((row.pages * PAGE) / 1e6).toFixed(0).padStart(8)}   ${shown}\n`,
+				);
+			}
+			for (const note of notes) process.stdout.write(`${note}\n`);
+		});
+}

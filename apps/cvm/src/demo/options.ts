@@ -1,0 +1,123 @@
+import { statSync } from 'node:fs';
+import { Misuse } from '../exit.js';
+
+/** How pages travel. */
+export const MODES = ['psp', 'plain'] as const;
+export type Mode = (typeof MODES)[number];
+
+/** The guest programs, and how many steps of each make a demonstration of a few seconds. */
+export const WORKLOADS = { ab: 16000, random: 32000, 'shared-io': 600 } as const;
+export type WorkloadName = keyof typeof WORKLOADS;
+
+/** What a demonstration was asked to be. */
+export interface DemoOptions {
+	readonly mode: Mode;
+	readonly memoryBytes: number;
+	readonly cpus: number;
+	readonly workload: WorkloadName;
+	readonly steps: number;
+	readonly hops: number;
+	readonly policy: number;
+	readonly seed: string;
+	readonly bandwidth: number;
+	readonly downtimeLimit: number;
+	readonly fromStream: string | undefined;
+	readonly firmware: string | undefined;
+	readonly output: string | undefined;
+	readonly json: boolean;
+}
+
+/** Commander's values, before they are checked. */
+export interface GivenDemoOptions {
+	readonly mode: string;
+	readonly memory: string;
+	readonly vcpus: string;
+	readonly workload: string;
+	readonly steps?: string;
+	readonly hops: string;
+	readonly policy: string;
+	readonly seed: string;
+	readonly bandwidth: string;
+	readonly downtime: string;
+	readonly fromStream?: string;
+	readonly firmware?: string;
+	readonly output?: string;
+	readonly json?: boolean;
+}
+
+function oneOf<T extends string>(option: string, value: string, allowed: readonly T[]): T {
+	const found = allowed.find((name) => name === value);
+	if (found === undefined) throw new Misuse(`${option}: expected one of ${allowed.join(', ')}, got '${value}'`);
+	return found;
+}
+
+function whole(option: string, value: string, min: number, max: number): number {
+	const n = /^(0x[0-9a-f]+|\d+)$/i.test(value) ? Number(value) : Number.NaN;
+	if (!(n >= min && n <= max)) throw new Misuse(`${option}: expected a number from ${min} to ${max}, got '${value}'`);
+	return n;
+}
+
+/** `256M`, `1G`, plain bytes for rates. */
+function size(option: string, value: string, min: number, max: number, unit: number, granule: number): number {
+	const match = /^(\d+)([kmg]?)$/i.exec(value);
+	const factor = { '': unit, k: 2 ** 10, m: 2 ** 20, g: 2 ** 30 }[
+		(match?.[2] ?? '').toLowerCase() as '' | 'k' | 'm' | 'g'
+	];
+	const bytes = Number(match?.[1]) * factor;
+	if (!match || bytes < min || bytes > max || bytes % granule !== 0) {
+		throw new Misuse(
+			`${option}: expected a size such as 256M, from ${min / 2 ** 20}M to ${max / 2 ** 20}M, got '${value}'`,
+		);
+	}
+	return bytes;
+}
+
+function file(option: string, path: string | undefined): void {
+	if (path === undefined) return;
+	const found = statSync(path, { throwIfNoEntry: false });
+	if (!found) throw new Misuse(`${option}: '${path}': No such file or directory`);
+	if (!found.isFile()) throw new Misuse(`${option}: '${path}': not a file`);
+}
+
+const MIB = 2 ** 20;
+const NODBG = 1;
+const ES = 4;
+const NOSEND = 8;
+
+/** @throws Misuse on the first mistake */
+export function checkDemoOptions(given: GivenDemoOptions): DemoOptions {
+	const mode = oneOf('--mode', given.mode, MODES);
+	const workload = oneOf('--workload', given.workload, Object.keys(WORKLOADS) as WorkloadName[]);
+	const policy = whole('--policy', given.policy, 0, 0xffffffff);
+	file('--from-stream', given.fromStream);
+	file('--firmware', given.firmware);
+	if (policy & ES) throw new Misuse('--policy: SEV-ES guests are not migrated by this version');
+	if (policy & NOSEND) throw new Misuse('--policy: the NOSEND bit forbids what this command does');
+	if (policy & NODBG && given.fromStream) {
+		throw new Misuse(
+			'--from-stream: the proof reads the target through DBG_DECRYPT, which policy bit 0 (NODBG) forbids',
+		);
+	}
+	if (given.output !== undefined && mode !== 'plain')
+		throw new Misuse('-o: needs --mode plain: a sealed stream has one target only');
+	if (given.output === '') throw new Misuse("-o: expected a file name, got ''");
+	if (given.fromStream !== undefined && mode !== 'psp') throw new Misuse('--from-stream: needs --mode psp');
+	const hops = whole('--hops', given.hops, 1, 16);
+	if (given.output !== undefined && hops > 1) throw new Misuse('-o: a file is one hop: expected --hops 1');
+	return {
+		mode,
+		workload,
+		policy,
+		memoryBytes: size('--memory', given.memory, 40 * MIB, 2048 * MIB, MIB, 2 * MIB),
+		cpus: whole('--vcpus', given.vcpus, 1, 16),
+		steps: given.steps === undefined ? WORKLOADS[workload] : whole('--steps', given.steps, 1, 2 ** 31),
+		hops,
+		seed: given.seed,
+		bandwidth: size('--bandwidth', given.bandwidth, 0, 1 << 30, 1, 1),
+		downtimeLimit: whole('--downtime', given.downtime, 1, 2000000),
+		fromStream: given.fromStream,
+		firmware: given.firmware,
+		output: given.output,
+		json: given.json ?? false,
+	};
+}

@@ -1,0 +1,4 @@
+#!/usr/bin/env node
+import { createCli } from './cli.js';
+
+process.exitCode = await createCli(process.argv.slice(2));

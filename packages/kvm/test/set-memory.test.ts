@@ -121,22 +121,18 @@ describe('set_memory_decrypted', () => {
 		expect([result, calls.length]).toEqual([FAULT, 0]);
 	});
 
-	it('answers −ENOMEM when the pool of page-table pages is used up', () => {
-		const full: Block = (cpu) => {
-			cpu.storeNum(MemoryMap.kernelData, MemoryMap.kernelPageTablesEnd);
-			cpu.setNum('rdi', workload + 4096);
-			cpu.setNum('rsi', 1);
-			return cpu.call('set_memory_decrypted', 'test_0_done');
-		};
-		const { calls, result, rig } = run('upstream', {
-			test_start: full,
-			test_0_done: (cpu) => {
-				cpu.setReg('rbx', cpu.reg('rax'));
-				return stop(cpu);
-			},
-		});
+	it('answers −ENOMEM for a part of a large page above RAM, which has no table', () => {
+		const { calls, result, rig } = run('upstream', changing(['decrypted', 2 ** 31 + 4096, 1]));
 		expect([result, calls.length]).toEqual([NO_MEMORY, 0]);
 		expect(rig.register('rsp')).toBe(BigInt(MemoryMap.kernelStacks + 0x4000));
+	});
+
+	it('splits each large page into a table of its own, whatever the order', () => {
+		const tables = (...order: readonly number[]) => {
+			const { rig } = run('upstream', changing(...order.map((n) => ['decrypted', workload + n * LARGE, 1] as const)));
+			return rig.plain(MemoryMap.splitPageTables, MemoryMap.splitPageTablesEnd - MemoryMap.splitPageTables);
+		};
+		expect(Buffer.compare(tables(0, 1), tables(1, 0))).toBe(0);
 	});
 
 	it('does nothing for no pages', () => {

@@ -33,6 +33,9 @@ export const MemoryMap = {
 	bssDecryptedEnd: 0x1400000,
 	kernelText: 0x1400000,
 	workloadText: 0x1500000,
+	/** Where large pages of the low 2 GiB are split: the table of region n is page n, whoever comes first. */
+	splitPageTables: 0x1600000,
+	splitPageTablesEnd: 0x1a00000,
 	/** From here to the end of RAM. */
 	workload: 0x2000000,
 	firmwareText: 0xffc00000,

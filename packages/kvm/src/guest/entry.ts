@@ -54,9 +54,8 @@ export const entryBlocks: Record<string, Block> = {
 	},
 	entry_tables: (cpu) => {
 		const cBit = cpu.num('r15');
-		const unused = buildTables(cpu, cBit);
+		buildTables(cpu, cBit);
 		cpu.fill(MemoryMap.kernelData, MemoryMap.kernelPageTables - MemoryMap.kernelData, 0);
-		cpu.storeNum(KernelData.nextPageTable, unused);
 		cpu.storeU32(KernelData.cBit, cBit);
 		cpu.store(KernelData.variableName, efiString(LIVE_MIGRATION_VARIABLE));
 		cpu.store(KernelData.variableGuid, MEM_ENCRYPT_GUID);

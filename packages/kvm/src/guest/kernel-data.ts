@@ -4,8 +4,6 @@ import { MemoryMap } from './boot-protocol.js';
 /** Where the kernel keeps its variables: virtual addresses in its data page. */
 const page = MemoryMap.kernelData;
 export const KernelData = {
-	/** u64: next unused page of the page-table pool. */
-	nextPageTable: page,
 	/** u32 spin lock over page-table changes, as Linux's cpa_lock. */
 	cpaLock: page + 0x08,
 	/** u32 bits of {@link KernelFlag}. */

@@ -33,9 +33,9 @@ export function enterKernelTables(cpu: GuestCpu, cBit: number): void {
 
 /**
  * Builds the kernel's tables: one to one, 2 MiB leaves, private but for `.bss..decrypted`, as Linux's early boot code maps
- * it (arch/x86/kernel/head64.c `__startup_64`). Returns the first unused page of the pool.
+ * it (arch/x86/kernel/head64.c `__startup_64`).
  */
-export function buildTables(cpu: GuestCpu, cBit: number): number {
+export function buildTables(cpu: GuestCpu, cBit: number): void {
 	const pool = MemoryMap.kernelPageTables;
 	cpu.fill(pool, MemoryMap.kernelPageTablesEnd - pool, 0);
 	const link = PRESENT | WRITE | mask(cBit);
@@ -53,7 +53,6 @@ export function buildTables(cpu: GuestCpu, cBit: number): number {
 		}
 		cpu.store(pd, table);
 	}
-	return pdpt + PAGE_SIZE * (MAPPED_GIB + 1);
 }
 
 /** A page-table leaf. */
@@ -110,7 +109,7 @@ const ENOMEM = 12;
  * begins. A large leaf that lies within the range keeps its size; one that does not is split first, as Linux's
  * `__change_page_attr` does. The caller holds the lock and flushes TLBs afterwards.
  *
- * −EFAULT: nothing is mapped there. −ENOMEM: the pool of page-table pages is used up.
+ * −EFAULT: nothing is mapped there. −ENOMEM: a page above RAM would have to be split, which has no table.
  */
 export function changeAttributes(cpu: GuestCpu, va: number, end: number, encrypted: boolean): number {
 	const cBit = cBitMask(cpu);
@@ -125,7 +124,7 @@ export function changeAttributes(cpu: GuestCpu, va: number, end: number, encrypt
 			cpu.storeU64(pde, encrypted ? value | cBit : value & ~cBit);
 			return regionEnd;
 		}
-		value = splitLargePage(cpu, pde, value, cBit);
+		value = splitLargePage(cpu, pde, va, value, cBit);
 		if (value === 0n) return -ENOMEM;
 	}
 	const first = Math.floor(va / PAGE_SIZE) % 512;
@@ -143,11 +142,13 @@ export function changeAttributes(cpu: GuestCpu, va: number, end: number, encrypt
 	return regionEnd;
 }
 
-/** Replaces a 2 MiB leaf by a table of 4 KiB leaves with its attributes. Returns the new PDE, 0 if the pool is empty. */
-function splitLargePage(cpu: GuestCpu, pde: number, value: bigint, cBit: bigint): bigint {
-	const table = cpu.loadNum(KernelData.nextPageTable);
-	if (table >= MemoryMap.kernelPageTablesEnd) return 0n;
-	cpu.storeNum(KernelData.nextPageTable, table + PAGE_SIZE);
+/**
+ * Replaces a 2 MiB leaf by a table of 4 KiB leaves with its attributes. Returns the new PDE, 0 if the region has no table. Each
+ * region has a table of its own: with one pool for all, the memory of a guest would depend on which vCPU splits first.
+ */
+function splitLargePage(cpu: GuestCpu, pde: number, va: number, value: bigint, cBit: bigint): bigint {
+	const table = MemoryMap.splitPageTables + PAGE_SIZE * Math.floor(va / LARGE_PAGE);
+	if (table >= MemoryMap.splitPageTablesEnd) return 0n;
 	const entries = new Uint8Array(PAGE_SIZE);
 	const view = new DataView(entries.buffer);
 	for (let i = 0; i < 512; i++) {

@@ -8,6 +8,9 @@ import { DemoFailure, FAILED, MISUSED, Misuse } from './exit.js';
 /** The package's own manifest lies one folder above `dist`. */
 const manifest = JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8')) as { version: string };
 
+/** What a host's QMP connection throws when the host was ended by somebody else, or refuses. */
+const LOST: readonly string[] = ['QmpConnectionError', 'QmpError'];
+
 /** Runs the command line. @returns the exit code: 0 verified, 1 failed, 2 misused */
 export async function createCli(argv: readonly string[]): Promise<number> {
 	// A host's options are QEMU's, which no ordinary parser reads.
@@ -35,6 +38,10 @@ export async function createCli(argv: readonly string[]): Promise<number> {
 		if (error instanceof Misuse || error instanceof DemoFailure) {
 			process.stderr.write(`cvm: ${error.message}\n`);
 			return error instanceof Misuse ? MISUSED : FAILED;
+		}
+		if (LOST.includes((error as Error).name)) {
+			process.stderr.write(`cvm: a host does not answer: ${(error as Error).message}\n`);
+			return FAILED;
 		}
 		process.stderr.write(`cvm: internal error: ${(error as Error).stack}\n`);
 		return FAILED;

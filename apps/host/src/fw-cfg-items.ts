@@ -3,6 +3,8 @@ import type { HostOptions } from './options.js';
 import { readNamedFile } from './virtual-machine.js';
 
 const E820_RAM = 1;
+/** What a guest does that was not told what to do. */
+const DEFAULT_WORKLOAD = 'ab';
 const FILE_LIMIT = 2 ** 20;
 
 /** What this machine's fw_cfg device offers its firmware. */
@@ -10,6 +12,7 @@ export function fwCfgItems(options: HostOptions): FwCfgOptions {
 	const files: Record<string, Uint8Array> = {
 		'etc/e820': e820File([{ addr: 0, size: options.memoryBytes, type: E820_RAM }]),
 	};
+	files['opt/cvm/workload'] = new TextEncoder().encode(DEFAULT_WORKLOAD);
 	for (const { name, value } of options.fwCfg) {
 		files[name] =
 			'string' in value

@@ -19,7 +19,7 @@ export interface SevGuestOptions {
 	readonly kernelHashes: boolean;
 }
 
-export interface FwCfgOption {
+interface FwCfgOption {
 	readonly name: string;
 	readonly value: { readonly string: string } | { readonly file: string };
 }

@@ -31,7 +31,7 @@ type Out = Fields & {
 	readonly state?: number;
 	readonly asid?: number;
 };
-export type Answer = { readonly status: string; readonly out: Out };
+type Answer = { readonly status: string; readonly out: Out };
 
 /** Bytes that the next draws return, before the seeded stream goes on. */
 export interface ScriptedRandom extends RandomSource {

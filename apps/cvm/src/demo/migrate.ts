@@ -8,6 +8,8 @@ import type { Stage } from './stage.js';
 const POLL_MS = 50;
 /** Longest that the guest may stand still before the demonstration gives up on it. */
 const STALL_MS = 30_000;
+/** Longest wait for the last words of a target that failed. */
+const FAREWELL_MS = 1000;
 
 /** What each vCPU published. */
 export const stepsOf = async (host: HostProcess): Promise<readonly number[]> =>
@@ -23,7 +25,7 @@ export async function waitForSteps(host: HostProcess, steps: number): Promise<vo
 		if (sum > best) [best, since] = [sum, Date.now()];
 		const { status } = await host.monitor.execute('query-status');
 		if (status === 'internal-error')
-			throw new DemoFailure(`${host.label}: the guest has stopped with an internal error`);
+			throw new DemoFailure(`${host.label}: the guest has stopped with an internal error: ${host.complaints}`);
 		if (Date.now() - since > STALL_MS)
 			throw new DemoFailure(`${host.label}: the guest makes no progress (${now.join(' + ')} steps)`);
 		await delay(POLL_MS);
@@ -79,6 +81,8 @@ export async function migrate(
 			return { from: source.label, to: target, info, stepsBefore, stepsAfter, peaks };
 		}
 		if (info.status === 'failed') {
+			// What the target said is on its way through a pipe.
+			if (live) await Promise.race([to.ended, delay(FAREWELL_MS)]);
 			const there = live ? to.complaints : '';
 			throw new DemoFailure(
 				`migration failed: ${info['error-desc'] ?? 'no reason given'}${there ? ` (${there})` : ''}`,

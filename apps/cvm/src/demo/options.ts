@@ -3,11 +3,11 @@ import { Misuse } from '../exit.js';
 
 /** How pages travel. */
 export const MODES = ['psp', 'plain'] as const;
-export type Mode = (typeof MODES)[number];
+type Mode = (typeof MODES)[number];
 
 /** The guest programs, and how many steps of each make a demonstration of a few seconds. */
 export const WORKLOADS = { ab: 16000, random: 32000, 'shared-io': 600 } as const;
-export type WorkloadName = keyof typeof WORKLOADS;
+type WorkloadName = keyof typeof WORKLOADS;
 
 /** What a demonstration was asked to be. */
 export interface DemoOptions {

@@ -98,10 +98,11 @@ async function expectedLaunch({ options }: Stage): Promise<Uint8Array[]> {
 export async function startTarget(
 	stage: Stage,
 	name: string,
+	more: readonly string[] = [],
 ): Promise<{ host: HostProcess; platform: PlatformCertificates | undefined }> {
 	const { options, owner, report } = stage;
 	const object = options.mode === 'psp' ? ['-object', `sev-guest,id=sev0,policy=${options.policy}`] : [];
-	const host = await startHost(stage, name, [...machineOptions(stage), ...object, '-incoming', 'defer']);
+	const host = await startHost(stage, name, [...machineOptions(stage), ...object, '-incoming', 'defer', ...more]);
 	if (options.mode === 'plain') return { host, platform: undefined };
 	const platform = await owner.examine(host.monitor, name);
 	report.step(`${name}: chip ${platform.chipId}: certificate chain verified; waiting for the guest`);

@@ -7,7 +7,7 @@ import { random } from './random.js';
 import { sharedIo } from './shared-io.js';
 
 /** The guest programs that a host can run, by the name given in `-fw_cfg name=opt/cvm/workload,string=NAME`. */
-export const workloads = { ab, random, 'shared-io': sharedIo } as const;
+const workloads = { ab, random, 'shared-io': sharedIo } as const;
 
 /** Everything a vCPU can execute: firmware, kernel and programs, linked at fixed addresses, the same on every host. */
 export function guestProgram(abi: KvmAbi): GuestProgram {

@@ -4,7 +4,7 @@ import { layout, u64 } from '@cvm/layout';
  * The private page in which a workload keeps everything it knows, one per vCPU. A program here has no other memory: what is
  * not in this page, in its slice of RAM or in a register does not survive a block, let alone a migration.
  */
-export const workState = layout('cvm_work_state', 64, {
+const workState = layout('cvm_work_state', 64, {
 	/** Steps done. */
 	steps: u64(0),
 	/** Steps after which the program stops; 0 is never. */

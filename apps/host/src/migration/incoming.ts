@@ -9,6 +9,7 @@ export class IncomingMigration {
 	readonly #listener: Incoming;
 	readonly #options: Omit<LoaderOptions, 'reply'>;
 	#loader: Loader | undefined;
+	#channel: Channel | undefined;
 
 	private constructor(listener: Incoming, options: Omit<LoaderOptions, 'reply'>) {
 		this.#listener = listener;
@@ -28,13 +29,16 @@ export class IncomingMigration {
 		return this.#loader;
 	}
 
+	/** Stops listening and drops the stream that is arriving. */
 	close(): void {
 		this.#listener.close();
+		this.#channel?.destroy();
 	}
 
 	/** Takes one stream to its end. Never rejects. `connected` is called when the stream begins. */
 	async run(connected: () => void): Promise<IncomingResult> {
 		const channel = await this.#listener.accepted;
+		this.#channel = channel;
 		connected();
 		const loader = createLoader({ ...this.#options, ...(channel.twoWay && { reply: channel }) });
 		this.#loader = loader;

@@ -55,19 +55,16 @@ export class Outgoing {
 		try {
 			channel = await openOutgoing(address);
 		} catch (error) {
+			if (this.#cancelled) return { status: 'cancelled', stopped: false };
 			options.events?.status?.('failed');
 			return { status: 'failed', error: error as TransportError, stopped: false, mayResume: true };
 		}
 		this.#channel = channel;
-		const precopy = createPrecopy({
-			...options,
-			sink: channel,
-			clock: hostClock,
-			returnPath: !channel.twoWay ? 'none' : handover ? 'handover' : returnPath ? 'return-path' : 'none',
-		});
+		const answering = !channel.twoWay ? 'none' : handover ? 'handover' : returnPath ? 'return-path' : 'none';
+		const precopy = createPrecopy({ ...options, sink: channel, clock: hostClock, returnPath: answering });
 		this.#precopy = precopy;
 		if (this.#cancelled) precopy.cancel();
-		const answers = channel.twoWay ? this.#listen(channel, precopy) : undefined;
+		if (channel.twoWay) void this.#listen(channel, precopy);
 		let result: OutgoingResult = await precopy.run();
 		if (result.status === 'completed') {
 			try {
@@ -79,11 +76,14 @@ export class Outgoing {
 				}
 			}
 		}
-		if (result.status !== 'completed') channel.destroy();
-		await answers;
+		// A target that answered has read everything; one that only reads must not lose what it has yet to read.
+		if (result.status !== 'completed' || answering !== 'none') channel.destroy();
+		// A file that failed at its last byte is no file: nobody has the guest but us.
+		if (result.status === 'failed' && address.kind === 'file') result = { ...result, mayResume: true };
 		return result;
 	}
 
+	/** Never rejects. */
 	async #listen(channel: Channel, precopy: Precopy): Promise<void> {
 		try {
 			for await (const chunk of channel.incoming) precopy.returnPath.push(chunk);

@@ -9,8 +9,11 @@ import { saveSections } from './vm-sections.js';
 
 const generic = (desc: string) => new QmpError(QmpErrorClass.genericError, desc);
 /** The engine says at which step it failed; what happened there says more. */
-const told = ({ message, cause }: Error) =>
-	cause instanceof TransportError || cause instanceof SevCommandError ? cause.message : message;
+function told(error: Extract<OutgoingResult, { status: 'failed' }>['error']): string {
+	const { message, cause } = error;
+	if (cause instanceof TransportError || cause instanceof SevCommandError) return cause.message;
+	return error.code === 'return-path' ? `The target is gone or does not follow the protocol: ${message}` : message;
+}
 const isTerminal = (status: MigrationStatus) => ['completed', 'failed', 'cancelled'].includes(status);
 
 /** The sending half of a host: `migrate`, `migrate_cancel`, and what `query-migrate` says of it. */

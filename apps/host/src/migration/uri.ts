@@ -1,4 +1,4 @@
-import { spawn } from 'node:child_process';
+import { type ChildProcess, spawn } from 'node:child_process';
 import { createWriteStream, openSync, renameSync, rmSync, statSync } from 'node:fs';
 import { createConnection, createServer, type Server, type Socket } from 'node:net';
 import type { Readable, Writable } from 'node:stream';
@@ -55,8 +55,11 @@ const STRERROR: Readonly<Record<string, string>> = {
 	EISDIR: 'Is a directory',
 	ENOTDIR: 'Not a directory',
 	EEXIST: 'File exists',
+	EFBIG: 'File too large',
 	EROFS: 'Read-only file system',
 	ETIMEDOUT: 'Connection timed out',
+	// Node's own: the reader went away without an error.
+	ERR_STREAM_DESTROYED: 'Broken pipe',
 };
 
 /** The C library's words for a system error. */
@@ -72,7 +75,8 @@ function overStreams(readable: Readable | undefined, writable: Writable | undefi
 	async function* read(): AsyncGenerator<Uint8Array> {
 		if (!readable) return;
 		try {
-			for await (const chunk of readable) yield chunk as Uint8Array;
+			// The end of one direction is not the end of the other: an answer may still have to go out.
+			for await (const chunk of readable.iterator({ destroyOnReturn: false })) yield chunk as Uint8Array;
 		} catch (error) {
 			throw new TransportError(strerror(error), { cause: error });
 		}
@@ -119,10 +123,20 @@ function connect(options: { host: string; port: number } | { path: string }, sho
 	});
 }
 
+function endGroup({ pid, exitCode, signalCode }: ChildProcess): void {
+	if (pid === undefined || exitCode !== null || signalCode !== null) return;
+	try {
+		process.kill(-pid, 'SIGTERM');
+	} catch {
+		// It has just ended by itself.
+	}
+}
+
 /** A shell command that reads (or makes) the stream. It fails the stream if it exits with another code than 0. */
 function overCommand(command: string, direction: 'in' | 'out'): Channel {
 	const child = spawn('/bin/sh', ['-c', command], {
 		stdio: direction === 'out' ? ['pipe', 'inherit', 'inherit'] : ['ignore', 'pipe', 'inherit'],
+		detached: true, // a group of its own: the shell's commands end with it
 	});
 	const ended = new Promise<void>((resolve, reject) => {
 		child.once('error', reject);
@@ -139,22 +153,31 @@ function overCommand(command: string, direction: 'in' | 'out'): Channel {
 			await ended;
 		},
 		destroy: () => {
+			// First: a command that lives to see its pipe break complains of it.
+			endGroup(child);
 			channel.destroy();
-			child.kill();
 		},
 	};
 }
 
+/** Whether something is there that is no file, such as a device: it can be written to, but not replaced. */
+function isSpecial(path: string): boolean {
+	try {
+		return !statSync(path).isFile();
+	} catch {
+		return false; // to open it will tell
+	}
+}
+
 /** A file that gets its name only when it is complete, so that a failure neither leaves half a stream nor costs an old one. */
 function overFile(path: string): Channel {
-	const existing = statSync(path, { throwIfNoEntry: false });
-	const special = existing !== undefined && !existing.isFile();
+	const special = isSpecial(path);
 	const partial = special ? path : `${path}.partial`;
 	let fd: number;
 	try {
 		fd = openSync(partial, special ? 'w' : 'wx');
 	} catch (error) {
-		throw new TransportError(`Failed to open '${path}': ${strerror(error)}`, { cause: error });
+		throw new TransportError(`Failed to open '${partial}': ${strerror(error)}`, { cause: error });
 	}
 	const channel = overStreams(undefined, createWriteStream(partial, { fd }), false);
 	const remove = () => {

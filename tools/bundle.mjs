@@ -17,6 +17,7 @@ export async function bundle(folder) {
 		outdir: folder,
 		bundle: true,
 		splitting: true,
+		sourcemap: 'inline',
 		format: 'esm',
 		platform: 'node',
 		target: 'node20',

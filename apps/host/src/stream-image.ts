@@ -16,7 +16,7 @@ export interface StreamImage {
 }
 
 /** A file that is there, but is no stream that a launch can take. */
-export class StreamImageError extends Error {
+class StreamImageError extends Error {
 	override readonly name = 'StreamImageError';
 	readonly code = 'stream-image';
 }

@@ -9,8 +9,6 @@ const bundle = (await import(new URL('../.cache/index.js', import.meta.url).href
 type Schema = typeof hostSchema;
 type Command = keyof HostOfSource['commands'];
 
-const { parseHostOptions } = bundle;
-
 export const base64 = (data: Uint8Array): string => Buffer.from(data).toString('base64');
 export const fromBase64 = (text: string): Uint8Array => Uint8Array.from(Buffer.from(text, 'base64'));
 

@@ -2,8 +2,8 @@ import { type RandomSource, seededRandom } from '@cvm/crypto';
 import { nodeProvider } from '@cvm/crypto/node';
 import { type Spa, spa, toHex } from '@cvm/layout';
 import { COMMANDS, type CommandName } from '../src/abi/commands.js';
-import { GuestState, PlatformState } from '../src/abi/states.js';
-import { Status, statusName } from '../src/abi/status.js';
+import { GuestState } from '../src/abi/states.js';
+import { statusName } from '../src/abi/status.js';
 import {
 	buildSevCertificate,
 	CertAlgo,

@@ -34,7 +34,6 @@ const SEV = {
 	reducedPhysBits: 5,
 	dhCertFile: undefined,
 	sessionFile: undefined,
-	kernelHashes: false,
 };
 const support = ['-machine', 'q35,confidential-guest-support=sev0'];
 
@@ -84,7 +83,7 @@ describe('a command line', () => {
 		[',policy=0', { policy: 0 }],
 		[',cbitpos=51,reduced-phys-bits=1', { cbitPosition: 51, reducedPhysBits: 1 }],
 		[',dh-cert-file=/d,session-file=/s', { dhCertFile: '/d', sessionFile: '/s' }],
-		[',kernel-hashes=on', { kernelHashes: true }],
+		[',kernel-hashes=off', {}],
 	])('-object sev-guest,id=sev0%s', (properties, expected) => {
 		expect(parse(...support, '-object', `sev-guest,id=sev0${properties}`).sev).toEqual({ ...SEV, ...expected });
 	});
@@ -160,7 +159,11 @@ describe('a mistake is told in one line', () => {
 		],
 		[
 			['-object', 'sev-guest,id=x,reduced-phys-bits=64'],
-			`-object sev-guest: Parameter 'reduced-phys-bits' expects a number from 0 to 63, got '64'`,
+			`-object sev-guest: Parameter 'reduced-phys-bits' expects a number from 1 to 63, got '64'`,
+		],
+		[
+			['-object', 'sev-guest,id=x,kernel-hashes=on'],
+			'-object sev-guest: kernel-hashes=on needs a kernel to hash, and this model has no -kernel',
 		],
 		[
 			['-object', 'sev-guest,id=x,kernel-hashes=1'],

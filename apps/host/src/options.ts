@@ -16,7 +16,6 @@ export interface SevGuestOptions {
 	readonly reducedPhysBits: number;
 	readonly dhCertFile: string | undefined;
 	readonly sessionFile: string | undefined;
-	readonly kernelHashes: boolean;
 }
 
 interface FwCfgOption {
@@ -58,7 +57,7 @@ One host process, source or target of a migration. Options are QEMU's where QEMU
 
   -machine q35|pc|none[,confidential-guest-support=ID]   machine type (default q35)
   -object sev-guest,id=ID[,policy=0x1][,cbitpos=51][,reduced-phys-bits=5]
-          [,dh-cert-file=FILE][,session-file=FILE][,kernel-hashes=on|off]
+          [,dh-cert-file=FILE][,session-file=FILE][,kernel-hashes=off]
   -m SIZE             guest RAM: 256M, 1G; a plain number is MiB (default 128M)
   -smp N              vCPUs (default 1)
   -bios FILE          firmware image (default: a small model firmware)
@@ -144,14 +143,16 @@ function sevGuest(given: ReadonlyMap<string, string>): SevGuestOptions {
 	const id = given.get('id');
 	if (!id) throw new UsageError(`${o}: Parameter 'id' is missing`);
 	const cbit = given.get('cbitpos');
+	if (onOff(o, 'kernel-hashes', given.get('kernel-hashes') ?? 'off')) {
+		throw new UsageError(`${o}: kernel-hashes=on needs a kernel to hash, and this model has no -kernel`);
+	}
 	return {
 		id,
 		policy: number(o, 'policy', given.get('policy') ?? '0x1', 0, 0xffffffff),
 		cbitPosition: cbit === undefined ? undefined : number(o, 'cbitpos', cbit, 32, 63),
-		reducedPhysBits: number(o, 'reduced-phys-bits', given.get('reduced-phys-bits') ?? '5', 0, 63),
+		reducedPhysBits: number(o, 'reduced-phys-bits', given.get('reduced-phys-bits') ?? '5', 1, 63),
 		dhCertFile: given.get('dh-cert-file'),
 		sessionFile: given.get('session-file'),
-		kernelHashes: onOff(o, 'kernel-hashes', given.get('kernel-hashes') ?? 'off'),
 	};
 }
 

@@ -136,6 +136,20 @@ describe('cvm demo', () => {
 		expect((await ended).code).toBe({ SIGINT: 130, SIGTERM: 143, SIGHUP: 129 }[signal]);
 	});
 
+	it('leaves no host behind when it is killed itself', async () => {
+		const { pid, said, ended } = start(['demo', '--memory', '64M', '--steps', '2000000'], undefined, 'files may stay');
+		await vi.waitFor(() => expect(said.stdout).toContain('the guest runs'), PATIENCE);
+		process.kill(pid, 'SIGKILL');
+		expect((await ended).code).toBe('SIGKILL');
+	});
+
+	it('ends quietly when nobody reads on', async () => {
+		const { reader, said, ended } = start(['demo', '--memory', '64M', '--steps', '2000000']);
+		await vi.waitFor(() => expect(said.stdout).toContain('verified'), PATIENCE);
+		reader.destroy();
+		expect(await ended).toMatchObject({ code: 141, stderr: '' });
+	});
+
 	it('fails in one line when somebody ends a host of it', async () => {
 		const { pid, said, ended } = start(['demo', '--memory', '64M', '--steps', '40000', '--bandwidth', '4M']);
 		await vi.waitFor(() => expect(said.stdout).toContain('migrating'), PATIENCE);

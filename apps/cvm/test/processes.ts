@@ -3,6 +3,7 @@ import { spawn, spawnSync } from 'node:child_process';
 import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import type { Readable } from 'node:stream';
 import { fileURLToPath } from 'node:url';
 import { expect, vi } from 'vitest';
 
@@ -42,13 +43,16 @@ function endGroup(group: number): void {
 /** A command under way. */
 export interface Running {
 	readonly pid: number;
+	/** Our end of its standard output. */
+	readonly reader: Readable;
 	/** What it said so far. */
 	readonly said: { stdout: string; stderr: string };
 	/** Resolves when it ended, and fails if it left a process or a temporary file behind. */
 	readonly ended: Promise<Ended>;
 }
 
-export function start(argv: readonly string[], cwd?: string): Running {
+/** `files may stay`: for a command that is killed, which can not clean up its folder but must not leave processes. */
+export function start(argv: readonly string[], cwd?: string, files?: 'files may stay'): Running {
 	const folder = mkdtempSync(join(tmpdir(), 'cvm-test-'));
 	const child = spawn(process.execPath, [PROGRAM, ...argv], {
 		...(cwd !== undefined && { cwd }),
@@ -68,14 +72,14 @@ export function start(argv: readonly string[], cwd?: string): Running {
 		try {
 			const code = await closed;
 			await vi.waitFor(() => expect(living(pid), 'processes left behind').toEqual([]), PATIENCE);
-			expect(readdirSync(folder), 'temporary files left behind').toEqual([]);
+			if (!files) expect(readdirSync(folder), 'temporary files left behind').toEqual([]);
 			return { code, ...said };
 		} finally {
 			endGroup(pid);
 			rmSync(folder, { recursive: true, force: true });
 		}
 	};
-	return { pid, said, ended: settle() };
+	return { pid, reader: child.stdout, said, ended: settle() };
 }
 
 /** Runs a command to its end. */

@@ -15,6 +15,17 @@ const EXPECTED: readonly string[] = [
 	'QmpAddressError',
 ];
 
+/** Time between two looks at whether the parent still lives. */
+const PARENT_MS = 500;
+
+/** Calls `orphaned` once the process that started this one has ended: the system then gives it another parent. */
+function watchParent(orphaned: () => void): void {
+	const parent = process.ppid;
+	setInterval(() => {
+		if (process.ppid !== parent) orphaned();
+	}, PARENT_MS).unref();
+}
+
 /** Runs one host process to its end. @returns the exit code */
 export async function runHost(argv: readonly string[], program: string): Promise<number> {
 	const complain = (line: string) => process.stderr.write(`${program}: ${line}\n`);
@@ -31,6 +42,9 @@ export async function runHost(argv: readonly string[], program: string): Promise
 		if (options.insecureSeed !== undefined) {
 			complain('warning: -insecure-seed makes every key of this host predictable');
 		}
+		// Nobody may be left to read what this process has to say; that is no reason to lose a guest.
+		process.stderr.on('error', () => undefined);
+		if (options.exitWithParent) watchParent(quit);
 		// An idle host waits for commands; its sockets alone would keep it, but a stopped VM has none.
 		const alive = setInterval(() => undefined, 2 ** 30);
 		try {

@@ -25,6 +25,7 @@ const DEFAULTS: HostOptions = {
 	platform: undefined,
 	insecureSeed: undefined,
 	ticks: true,
+	exitWithParent: false,
 	fromStream: undefined,
 };
 const SEV = {
@@ -71,6 +72,8 @@ describe('a command line', () => {
 		['-insecure-seed s', { insecureSeed: 's' }],
 		['-ticks off', { ticks: false }],
 		['-ticks on', { ticks: true }],
+		['-run-with exit-with-parent=on', { exitWithParent: true }],
+		['-run-with exit-with-parent=off', { exitWithParent: false }],
 		['-from-stream /s', { fromStream: '/s' }],
 		['-object sev-guest,id=sev0', {}],
 	])('%s', (line, expected) => {
@@ -142,6 +145,8 @@ describe('a mistake is told in one line', () => {
 		[['-serial', 'file:'], `-serial: expected file:PATH, stdio or none, got 'file:'`],
 		[['-uuid', '0123'], '-uuid: failed to parse UUID string: wrong format'],
 		[['-ticks', 'yes'], `-ticks: Parameter 'ticks' expects 'on' or 'off'`],
+		[['-run-with', 'chroot=/'], `-run-with: Invalid parameter 'chroot'`],
+		[['-run-with', 'exit-with-parent=yes'], `-run-with: Parameter 'exit-with-parent' expects 'on' or 'off'`],
 		[['-object', 'rng-random,id=x'], `-object: expected sev-guest, got 'rng-random'`],
 		[['-object', 'sev-guest'], `-object sev-guest: Parameter 'id' is missing`],
 		[['-object', 'sev-guest,id=x,polcy=1'], `-object sev-guest: Invalid parameter 'polcy'`],

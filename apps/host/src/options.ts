@@ -47,6 +47,8 @@ export interface HostOptions {
 	readonly insecureSeed: string | undefined;
 	/** `-ticks off`: the guest's timer fires at once, so that its work runs as fast as it can. */
 	readonly ticks: boolean;
+	/** `-run-with exit-with-parent=on`: end when the process that started this one has ended. */
+	readonly exitWithParent: boolean;
 	/** Migration stream whose RAM blocks become the guest's private memory at launch. */
 	readonly fromStream: string | undefined;
 }
@@ -67,6 +69,7 @@ One host process, source or target of a migration. Options are QEMU's where QEMU
   -serial file:PATH | stdio | none     (default none)
   -S                  do not start the vCPUs
   -name NAME, -uuid UUID
+  -run-with exit-with-parent=on|off    end with the process that started this one (default off)
 
 Of this model only:
   -platform DIR       the chip's identity and flash, kept in DIR between processes
@@ -193,6 +196,7 @@ export function parseHostOptions(argv: readonly string[]): HostOptions | 'help' 
 	const single = new Set(
 		['machine', 'm', 'smp', 'bios', 'incoming', 'name', 'uuid', 'serial', 'platform', 'ticks', 'from-stream'].concat(
 			'insecure-seed',
+			'run-with',
 		),
 	);
 	for (let i = 0; i < argv.length; i++) {
@@ -225,6 +229,8 @@ export function parseHostOptions(argv: readonly string[]): HostOptions | 'help' 
 	const support = machine.get('confidential-guest-support') ?? machine.get('memory-encryption');
 	const sev = objects.find((o) => o.id === support);
 	if (support !== undefined && !sev) throw new UsageError(`-machine: Device '${support}' not found`);
+	const runWith = keyValues('-run-with', once.get('run-with') ?? 'off', 'exit-with-parent');
+	only('-run-with', runWith, 'exit-with-parent');
 	const uuid = once.get('uuid');
 	if (uuid !== undefined && !/^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i.test(uuid)) {
 		throw new UsageError(`-uuid: failed to parse UUID string: wrong format`);
@@ -245,6 +251,7 @@ export function parseHostOptions(argv: readonly string[]): HostOptions | 'help' 
 		platform: once.get('platform'),
 		insecureSeed: once.get('insecure-seed'),
 		ticks: onOff('-ticks', 'ticks', once.get('ticks') ?? 'on'),
+		exitWithParent: onOff('-run-with', 'exit-with-parent', runWith.get('exit-with-parent') ?? 'off'),
 		fromStream: once.get('from-stream'),
 	};
 }

@@ -49,7 +49,15 @@ export class HostProcess {
 	/** Starts this very program as `cvm host …` and connects to its QMP socket. @throws DemoFailure with what it said if it ends before that */
 	static async start(label: string, socket: string, options: readonly string[]): Promise<HostProcess> {
 		let complaints = '';
-		const argv = [process.argv[1] ?? '', 'host', ...options, '-qmp', `unix:${socket},server,nowait`];
+		const argv = [
+			process.argv[1] ?? '',
+			'host',
+			...options,
+			'-run-with',
+			'exit-with-parent=on',
+			'-qmp',
+			`unix:${socket},server,nowait`,
+		];
 		const child = spawn(process.execPath, argv, { stdio: ['ignore', 'ignore', 'pipe'] });
 		child.stderr?.on('data', (data) => {
 			complaints = (complaints + data).slice(-4096);

@@ -1,6 +1,6 @@
 import { layout, u32, u64 } from '@cvm/layout';
 
-/** How this model's own sections are framed, so that a reader needs no footer scan: a length, then the data. */
+/** Names of the device sections that a host writes: two of this model's own, and QEMU's run state. */
 export const SECTION = {
 	vcpu: 'cvm/vcpu',
 	vm: 'cvm/vm',
@@ -11,7 +11,7 @@ export const SECTION = {
 export const vmSection = layout('cvm/vm', 16, {
 	/** MSR_KVM_MIGRATION_CONTROL; without it a second hop A→B→C would be refused. */
 	migrationMsr: u64(0),
-	/** Identity of the guest code that both sides must link: see {@link file://./guest/program.ts}. */
+	/** Version of the guest code that both sides must link: see `guest/program.ts`. */
 	program: u32(8),
 	vcpus: u32(12),
 });

@@ -11,8 +11,8 @@ const FILE_LIMIT = 2 ** 20;
 export function fwCfgItems(options: HostOptions): FwCfgOptions {
 	const files: Record<string, Uint8Array> = {
 		'etc/e820': e820File([{ addr: 0, size: options.memoryBytes, type: E820_RAM }]),
+		'opt/cvm/workload': new TextEncoder().encode(DEFAULT_WORKLOAD),
 	};
-	files['opt/cvm/workload'] = new TextEncoder().encode(DEFAULT_WORKLOAD);
 	for (const { name, value } of options.fwCfg) {
 		files[name] =
 			'string' in value

@@ -8,7 +8,6 @@ export type IncomingResult = LoadOutcome | { readonly status: 'failed'; readonly
 export class IncomingMigration {
 	readonly #listener: Incoming;
 	readonly #options: Omit<LoaderOptions, 'reply'>;
-	#loader: Loader | undefined;
 	#channel: Channel | undefined;
 
 	private constructor(listener: Incoming, options: Omit<LoaderOptions, 'reply'>) {
@@ -25,10 +24,6 @@ export class IncomingMigration {
 		return this.#listener.socketAddress;
 	}
 
-	get loader(): Loader | undefined {
-		return this.#loader;
-	}
-
 	/** Stops listening and drops the stream that is arriving. */
 	close(): void {
 		this.#listener.close();
@@ -41,7 +36,6 @@ export class IncomingMigration {
 		this.#channel = channel;
 		connected();
 		const loader = createLoader({ ...this.#options, ...(channel.twoWay && { reply: channel }) });
-		this.#loader = loader;
 		const reading = this.#read(channel, loader);
 		const result: IncomingResult = await Promise.race([loader.outcome, reading]);
 		if (result.status === 'failed') channel.destroy();

@@ -58,8 +58,8 @@ export function layout<const F extends Fields>(name: string, size: number, field
 
 	const patch = (out: Uint8Array, value: Partial<Named<F>>): void => {
 		if (out.length < size) throw new LayoutError('length', name, `room for ${size} bytes`, `${out.length}`);
-		// Encoded aside first, so that a value that does not fit leaves `out` as it was.
-		const draft = out.slice(0, size);
+		// Encoded aside first, so that a value that does not fit leaves `out` as it was; `slice` of a Buffer would be a view.
+		const draft = new Uint8Array(out.subarray(0, size));
 		const view = viewOf(draft);
 		for (const [key, field] of values) {
 			const given = (value as Record<string, unknown>)[key];

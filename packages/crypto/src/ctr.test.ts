@@ -1,6 +1,7 @@
 import { createCipheriv } from 'node:crypto';
 import { fc, test } from '@fast-check/vitest';
 import { describe, expect, it } from 'vitest';
+import { bulkMemory, reserveBulk } from './bulk/shared.js';
 import { ctr, ctrBatch } from './ctr.js';
 import { nobleBlockCipher } from './noble/block-cipher.js';
 import { nodeBlockCipher } from './node/block-cipher.js';
@@ -116,6 +117,26 @@ describe('ctrBatch', () => {
 		}
 		ctrBatch(cipher, ivs, length, src, srcStride, srcAt, out, outStride, outAt, count);
 		expect(hex(out)).toBe(hex(expected));
+	});
+
+	it('takes data that stands in the bulk memory where it is, aligned or not', () => {
+		const at = reserveBulk(8192);
+		const ivs = pattern(64);
+		for (const [place, length] of [
+			[at, 2048],
+			[at + 16, 32],
+			[at + 8, 32],
+			[at, 33],
+		] as const) {
+			const data = bulkMemory.bytes.subarray(place, place + 4 * length);
+			data.set(pattern(4 * length));
+			const expected = [0, 1, 2, 3].map((i) =>
+				reference(ivs.subarray(16 * i, 16 * i + 16), data.slice(i * length, (i + 1) * length)),
+			);
+			ctrBatch(cipher, ivs, length, data, length, 0, data, length, 0, 4);
+			expect(hex(data)).toBe(expected.join(''));
+			data.fill(0);
+		}
 	});
 
 	it('is ctr on whole blocks whatever the alignment of either side', () => {

@@ -1,82 +1,71 @@
 import { BLOCK, requireInPlaceOrDisjoint } from './argument-checks.js';
+import { bulkMemory, reserveBulk } from './bulk/shared.js';
 import { fillCounterBlocks } from './counter-blocks.js';
 import { CryptoError } from './error.js';
 import type { BlockCipher } from './provider.js';
 
 /** Blocks per bulk ECB call. 64 KiB is where one `node:crypto` call is fastest per byte; more falls out of the cache. */
 const KEYSTREAM_BLOCKS = 4096;
+const SIZE = KEYSTREAM_BLOCKS * BLOCK;
 
-// One buffer for all calls: they run to completion, so no two of them use it at a time.
-const keystream = new Uint8Array(KEYSTREAM_BLOCKS * BLOCK);
-const keystreamView = new DataView(keystream.buffer);
-const keystreamWords = new Int32Array(keystream.buffer);
+// Places of the thread's memory, the same for all calls: they run to completion, so no two of them use it at a time.
+const memory = bulkMemory;
+const KEYSTREAM = reserveBulk(SIZE);
+const TEXT = reserveBulk(SIZE);
+const ZERO_BLOCK = reserveBulk(BLOCK);
+const view = new DataView(memory.bytes.buffer);
+const wholeKeystream = memory.bytes.subarray(KEYSTREAM, KEYSTREAM + SIZE);
 
-/** Turns the counter blocks in the first `blocks` of the buffer into keystream. */
+/** Puts `count` counter blocks where keystream byte `at` will be: the IV plus `first`, and its successors. */
+function putCounters(at: number, ivs: Uint8Array, ivAt: number, first: number, count: number): void {
+	fillCounterBlocks(view, KEYSTREAM + at, ivs, ivAt, first, 1);
+	memory.countUp(KEYSTREAM + at, count);
+}
+
+/** Turns the first counter blocks into keystream. */
 function encryptCounters(cipher: BlockCipher, blocks: number): void {
-	const used = blocks === KEYSTREAM_BLOCKS ? keystream : keystream.subarray(0, blocks * BLOCK);
+	const used =
+		blocks === KEYSTREAM_BLOCKS ? wholeKeystream : memory.bytes.subarray(KEYSTREAM, KEYSTREAM + blocks * BLOCK);
 	cipher.encrypt(used, used);
 }
 
-/** Memory from some byte on, seen as bytes and, where that byte is aligned, as words. */
-interface Region {
-	readonly bytes: DataView;
-	readonly words: Int32Array | undefined;
+/** out = src XOR keystream from byte `at`, over `length` bytes. */
+function xor(src: Uint8Array, from: number, out: Uint8Array, to: number, at: number, length: number): void {
+	const { bytes } = memory;
+	if (src.buffer === bytes.buffer && out.buffer === bytes.buffer) {
+		const [a, b] = [src.byteOffset + from, out.byteOffset + to];
+		if ((a | b | length) % BLOCK === 0) {
+			memory.mask(b, a, KEYSTREAM + at, ZERO_BLOCK, length);
+			return;
+		}
+	}
+	bytes.set(src.subarray(from, from + length), TEXT + at);
+	memory.mask(TEXT + at, TEXT + at, KEYSTREAM + at, ZERO_BLOCK, Math.ceil(length / BLOCK) * BLOCK);
+	out.set(bytes.subarray(TEXT + at, TEXT + at + length), to);
 }
 
-function regionOf(data: Uint8Array, at: number): Region {
-	const start = data.byteOffset + at;
-	const length = data.length - at;
-	const words = start % 4 === 0 ? new Int32Array(data.buffer, start, length >> 2) : undefined;
-	return { bytes: new DataView(data.buffer, start, length), words };
-}
-
-/** Four words at a time, which is half as fast again as one by one. */
-function xorWords(src: Int32Array, from: number, out: Int32Array, to: number, key: number, count: number): void {
-	for (let i = 0; i < count; i += 4) {
-		out[to + i] = (src[from + i] ?? 0) ^ (keystreamWords[key + i] ?? 0);
-		out[to + i + 1] = (src[from + i + 1] ?? 0) ^ (keystreamWords[key + i + 1] ?? 0);
-		out[to + i + 2] = (src[from + i + 2] ?? 0) ^ (keystreamWords[key + i + 2] ?? 0);
-		out[to + i + 3] = (src[from + i + 3] ?? 0) ^ (keystreamWords[key + i + 3] ?? 0);
-	}
-}
-
-/** out = src XOR keystream over `length` bytes. */
-function xor(src: Region, from: number, out: Region, to: number, key: number, length: number): void {
-	if (src.words !== undefined && out.words !== undefined && length % 16 === 0 && ((from | to) & 3) === 0) {
-		xorWords(src.words, from >> 2, out.words, to >> 2, key >> 2, length >> 2);
-		return;
-	}
-	// A DataView takes words at any address.
-	const whole = length & ~3;
-	for (let i = 0; i < whole; i += 4) {
-		const word = src.bytes.getUint32(from + i, true) ^ keystreamView.getUint32(key + i, true);
-		out.bytes.setUint32(to + i, word, true);
-	}
-	for (let i = whole; i < length; i++) {
-		out.bytes.setUint8(to + i, src.bytes.getUint8(from + i) ^ keystreamView.getUint8(key + i));
-	}
-}
-
-/** Clears what a call that made `bytes` of keystream can have left: with the ciphertext it gives the plaintext. */
-const forgetKeystream = (bytes: number): void => {
-	keystream.fill(0, 0, Math.ceil(bytes / BLOCK) * BLOCK);
+/** Clears what a call over `bytes` at a time can have left of keystream and text. */
+const forget = (bytes: number): void => {
+	const end = Math.ceil(bytes / BLOCK) * BLOCK;
+	memory.bytes.fill(0, KEYSTREAM, KEYSTREAM + end);
+	memory.bytes.fill(0, TEXT, TEXT + end);
 };
 
-/** One message of any length, in pieces that fit the keystream buffer. */
+/** One message of any length, in pieces that fit. */
 function xorLong(
 	cipher: BlockCipher,
 	ivs: Uint8Array,
 	ivAt: number,
-	src: Region,
+	src: Uint8Array,
 	from: number,
-	out: Region,
+	out: Uint8Array,
 	to: number,
 	length: number,
 ): void {
-	for (let done = 0; done < length; done += keystream.length) {
-		const piece = Math.min(keystream.length, length - done);
+	for (let done = 0; done < length; done += SIZE) {
+		const piece = Math.min(SIZE, length - done);
 		const blocks = Math.ceil(piece / BLOCK);
-		fillCounterBlocks(keystreamView, 0, ivs, ivAt, done / BLOCK, blocks);
+		putCounters(0, ivs, ivAt, done / BLOCK, blocks);
 		encryptCounters(cipher, blocks);
 		xor(src, from + done, out, to + done, 0, piece);
 	}
@@ -91,8 +80,8 @@ function xorLong(
 export function ctr(cipher: BlockCipher, iv: Uint8Array, src: Uint8Array, out: Uint8Array): void {
 	if (iv.length !== BLOCK) throw new CryptoError('length', 'CTR IV', `${BLOCK} bytes`, `${iv.length}`);
 	requireInPlaceOrDisjoint(src, out);
-	xorLong(cipher, iv, 0, regionOf(src, 0), 0, regionOf(out, 0), 0, src.length);
-	forgetKeystream(src.length);
+	xorLong(cipher, iv, 0, src, 0, out, 0, src.length);
+	forget(Math.min(SIZE, src.length));
 }
 
 /** @throws CryptoError unless `count` pieces of `length` bytes, `stride` apart from `at`, lie inside `size` bytes */
@@ -132,28 +121,23 @@ export function ctrBatch(
 	requireInside('CTR input', src.length, srcAt, srcStride, length, count);
 	requireInside('CTR output', out.length, outAt, outStride, length, count);
 	if (length === 0 || count === 0) return;
-	const source = regionOf(src, srcAt);
-	const target = regionOf(out, outAt);
 	const blocks = Math.ceil(length / BLOCK);
 	const together = Math.floor(KEYSTREAM_BLOCKS / blocks);
 	if (together === 0) {
 		for (let i = 0; i < count; i++) {
-			xorLong(cipher, ivs, i * BLOCK, source, i * srcStride, target, i * outStride, length);
+			xorLong(cipher, ivs, i * BLOCK, src, srcAt + i * srcStride, out, outAt + i * outStride, length);
 		}
-		forgetKeystream(length);
+		forget(SIZE);
 		return;
 	}
-	const keystreamStride = blocks * BLOCK;
+	const stride = blocks * BLOCK;
 	for (let from = 0; from < count; from += together) {
 		const messages = Math.min(together, count - from);
-		for (let i = 0; i < messages; i++) {
-			fillCounterBlocks(keystreamView, i * keystreamStride, ivs, (from + i) * BLOCK, 0, blocks);
-		}
+		for (let i = 0; i < messages; i++) putCounters(i * stride, ivs, (from + i) * BLOCK, 0, blocks);
 		encryptCounters(cipher, messages * blocks);
 		for (let i = 0; i < messages; i++) {
-			const message = from + i;
-			xor(source, message * srcStride, target, message * outStride, i * keystreamStride, length);
+			xor(src, srcAt + (from + i) * srcStride, out, outAt + (from + i) * outStride, i * stride, length);
 		}
 	}
-	forgetKeystream(Math.min(count, together) * keystreamStride);
+	forget(Math.min(count, together) * stride);
 }

@@ -10,6 +10,8 @@
  *
  * @packageDocumentation
  */
+export type { BulkMemory } from './bulk/memory.js';
+export { bulkMemory, reserveBulk } from './bulk/shared.js';
 export { ctr, ctrBatch } from './ctr.js';
 export { CryptoError } from './error.js';
 export { kdf } from './kdf.js';

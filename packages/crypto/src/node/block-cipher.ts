@@ -9,6 +9,22 @@ const CHUNK = 65536;
 /** Up to here the call into OpenSSL costs more than the work in JavaScript. */
 const SMALL = 64;
 
+/** More than any result of `update`, less than the 32 MiB from which glibc learns nothing. */
+const LARGE = 31 << 20;
+let isHeapSettled = false;
+
+/**
+ * Every `update` allocates its result, and each collection of garbage frees many. glibc then gives the top of its heap
+ * back to the system, and the next results fault it in again, page by page, which can cost twice as much as AES itself.
+ * Its threshold for that rises to twice the largest block of pages that was ever freed: so one is, never touched, which
+ * costs no memory (mallopt(3), M_TRIM_THRESHOLD and M_MMAP_THRESHOLD). Elsewhere this does nothing.
+ */
+function settleHeap(): void {
+	if (isHeapSettled) return;
+	isHeapSettled = true;
+	Buffer.allocUnsafeSlow(LARGE);
+}
+
 /** `update` always makes its own result, so one copy into `out` is needed; a chunk is copied before the next is made. */
 function feed(cipher: Cipher | Decipher, src: Uint8Array, out: Uint8Array): void {
 	if (src.length <= CHUNK) {
@@ -24,6 +40,7 @@ function feed(cipher: Cipher | Decipher, src: Uint8Array, out: Uint8Array): void
  */
 export function nodeBlockCipher(key: Uint8Array): BlockCipher {
 	requireAesKey(key);
+	settleHeap();
 	const algorithm = key.length === 16 ? 'aes-128-ecb' : 'aes-256-ecb';
 	const small = nobleBlockCipher(key);
 	const forward = createCipheriv(algorithm, key, null).setAutoPadding(false);

@@ -3,7 +3,6 @@ import {
 	createCipheriv,
 	createDecipheriv,
 	createHash,
-	createHmac,
 	createPublicKey,
 	type Hash,
 	verify,
@@ -13,6 +12,7 @@ import type { CryptoProvider, HashName, RsaPss } from '../provider.js';
 import { rsaNumbers, rsaPssSigner } from '../rsa-pss.js';
 import { wipe } from '../secrets.js';
 import { nodeBlockCipher } from './block-cipher.js';
+import { nodeHmacSha256 } from './hmac.js';
 import { nodeP384 } from './p384.js';
 
 /** One call's share of a long GCM message. */
@@ -72,11 +72,7 @@ export const nodeProvider: CryptoProvider = {
 		};
 	},
 	digest,
-	hmacSha256(key, ...parts) {
-		const state = createHmac('sha256', key);
-		for (const part of parts) state.update(part);
-		return plain(state.digest());
-	},
+	hmacSha256: nodeHmacSha256,
 	gcmSeal(key, iv, aad, plaintext) {
 		requireGcmKeyAndIv(key, iv);
 		const cipher = createCipheriv(gcmName(key), key, iv).setAAD(aad);

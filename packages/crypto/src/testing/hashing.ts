@@ -98,6 +98,25 @@ export function hashingSuite(provider: CryptoProvider, { describe, it, expect }:
 			});
 		}
 
+		it('is what FIPS 198-1 §4 says for messages of any length', () => {
+			const key = pattern(16);
+			const padded = (pad: number) => Uint8Array.from({ length: 64 }, (_, i) => (key[i] ?? 0) ^ pad);
+			for (const length of [0, 64, 4096, 16384, 16640, 16641, 100_000]) {
+				const message = pattern(length);
+				const inner = provider.digest('sha256', padded(0x36), message);
+				const expected = hex(provider.digest('sha256', padded(0x5c), inner));
+				expect(hex(provider.hmacSha256(key, message))).toBe(expected);
+				expect(hex(provider.hmacSha256(key, message.subarray(0, 29), message.subarray(29)))).toBe(expected);
+			}
+		});
+
+		it('gives MACs that no later call changes', () => {
+			const first = provider.hmacSha256(pattern(16), ascii('abc'));
+			const before = hex(first);
+			provider.hmacSha256(pattern(32), ascii('abcd'));
+			expect(hex(first)).toBe(before);
+		});
+
 		it('tells apart keys, messages, and a key that is empty', () => {
 			const macs = [
 				provider.hmacSha256(new Uint8Array(), ascii('a')),

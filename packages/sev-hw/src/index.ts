@@ -14,7 +14,16 @@ export type { FirmwareVersion } from './abi/policy.js';
 export { Status, statusName, statusText } from './abi/status.js';
 export type { ArkPin } from './certificates/amd-certificate.js';
 export type { SiliconHandle } from './engine/silicon-state.js';
-export { GENERATIONS, type GenerationName, type SevGeneration } from './generations.js';
+export type { EncryptionMode, MemoryEncryption } from './engine/tweak-constants.js';
+export {
+	type CpuidRegisters,
+	cpuid8000001F,
+	GENERATIONS,
+	type GenerationName,
+	MemoryFeature,
+	type SevGeneration,
+} from './generations.js';
 export { createSevMachine, type SevMachine, type SevMachineOptions } from './machine.js';
 export type { Psp } from './psp/firmware.js';
+export type { FirmwareOptions } from './psp/options.js';
 export type { NvStorage } from './psp/persistence.js';

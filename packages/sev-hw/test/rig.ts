@@ -1,7 +1,9 @@
 import { type RandomSource, seededRandom } from '@cvm/crypto';
 import { nodeProvider } from '@cvm/crypto/node';
 import { type Spa, spa, toHex } from '@cvm/layout';
+import { CONFIG_ES, TMR_SIZE } from '../src/abi/buffers.js';
 import { COMMANDS, type CommandName } from '../src/abi/commands.js';
+import { Policy } from '../src/abi/policy.js';
 import { GuestState } from '../src/abi/states.js';
 import { statusName } from '../src/abi/status.js';
 import {
@@ -88,8 +90,8 @@ export interface Rig {
 	command(name: CommandName, fields?: Fields): Answer;
 	/** As `command`, and fails unless it succeeds. */
 	must(name: CommandName, fields?: Fields): Answer['out'];
-	/** All that a command can change, as one text; DRAM as a digest, without command buffers. */
-	snapshot(): string;
+	/** All that a command can change, as one text; DRAM, unless it is left out, as a digest, without command buffers. */
+	snapshot(o?: { readonly dram?: false }): string;
 }
 
 /** Digest of DRAM without the page of the rig's command buffers, which are the rig's doing. */
@@ -145,19 +147,19 @@ export function createRig(o: Partial<SevMachineOptions> & { seed?: string } = {}
 			if (status !== 'SUCCESS') throw new Error(`${name}: expected SUCCESS, got ${status}`);
 			return out;
 		},
-		snapshot: () => {
+		snapshot: ({ dram = true } = {}) => {
 			const state = {
-				dram: digestOf(machine.dram),
+				...(dram && { dram: digestOf(machine.dram) }),
 				slots: new Uint8Array(openSilicon(machine.silicon).keySlots),
 				nv: nv.content,
 				state: platform.state,
 				config: platform.config,
 				reserved: platform.memory.reserved,
 				identity: platform.identity,
-				asids: Array.from(
-					{ length: platform.asids.maxAsid + 1 },
-					(_, asid) => Number(platform.asids.isOwned(asid)) + 2 * Number(platform.asids.isDirty(asid)),
+				asids: Array.from({ length: platform.asids.maxAsid + 1 }, (_, asid) =>
+					platform.asids.complexes.map((complex) => platform.asids.stateOf(asid, complex)).join(),
 				),
+				saveAreas: [platform.vmsaSlots.count, platform.vmsaSlots.freeSlot()],
 				guests: [...platform.guests.values()].map((g) => ({
 					...g,
 					digest: g.digest !== undefined,
@@ -165,7 +167,11 @@ export function createRig(o: Partial<SevMachineOptions> & { seed?: string } = {}
 				})),
 			};
 			const asText = (_: string, value: unknown) =>
-				value instanceof Uint8Array ? Buffer.from(value).toString('hex') : value;
+				value instanceof Uint8Array
+					? Buffer.from(value).toString('hex')
+					: typeof value === 'bigint'
+						? `${value}n`
+						: value;
 			return JSON.stringify(state, asText);
 		},
 	};
@@ -175,13 +181,13 @@ export function createRig(o: Partial<SevMachineOptions> & { seed?: string } = {}
 /** Where the rig lays command buffers: below what it allocates, above ASEG. */
 export const BUFFER_AT = 0xf0000;
 
-/** INIT, and all ASIDs clean. */
-export function initialised(o: Parameters<typeof createRig>[0] = {}): Rig {
+/** INIT, and all ASIDs clean; with `es`, SEV-ES on and the TMR in the last MiB of DRAM. */
+export function initialised({ es = false, ...o }: Parameters<typeof createRig>[0] & { es?: boolean } = {}): Rig {
 	const rig = createRig(o);
 	// Making keys is slow: a chip with the same firmware takes up those of the first such rig.
 	const chip = JSON.stringify([rig.platform.version, Array.from(rig.platform.chipId)]);
 	if (o.nv === undefined) rig.nv.content = flashes.get(chip);
-	rig.must('INIT');
+	rig.must('INIT', es ? { flags: CONFIG_ES, tmrPaddr: BigInt(tmrOf(rig)), tmrLength: TMR_SIZE } : {});
 	if (rig.nv.content !== undefined) flashes.set(chip, rig.nv.content);
 	// From here on draws are the same, whether keys were made or not.
 	rig.random.reseed(`${o.seed ?? 'rig'} after INIT`);
@@ -189,6 +195,9 @@ export function initialised(o: Parameters<typeof createRig>[0] = {}): Rig {
 	rig.must('DF_FLUSH');
 	return rig;
 }
+
+/** Where {@link initialised} puts the trusted memory region. */
+export const tmrOf = (rig: Rig): number => rig.machine.dram.length - TMR_SIZE;
 
 const flashes = new Map<string, Uint8Array>();
 const signedCeks = new Map<string, Uint8Array>();
@@ -239,6 +248,10 @@ export function sendStartFields(rig: Rig, handle: number, to: ReturnType<typeof 
 }
 
 export const ASID = 100;
+/** For guests with SEV-ES. */
+export const ES_ASID = 7;
+/** The ASID of guests with this policy, unless a test wants another. */
+const asidFor = (policy: number): number => ((policy & Policy.ES) === 0 ? ASID : ES_ASID);
 
 /** Policy of test guests: debugging allowed, any API version. */
 const OPEN_POLICY = 0;
@@ -247,32 +260,43 @@ export interface TestGuest {
 	readonly handle: number;
 	/** One page of guest memory, encrypted from LAUNCH_UPDATE_DATA on. */
 	readonly page: bigint;
+	/** The save area of a guest with SEV-ES, encrypted from LAUNCH_UPDATE_VMSA on; else 0. */
+	readonly saveArea: bigint;
 }
 
 const PATTERN = Uint8Array.from({ length: 4096 }, (_, i) => (7 * i + 3) % 256);
 export const patternPage = (): Uint8Array => PATTERN.slice();
 
-/** Takes a rig in INIT or WORKING and makes a guest in the given state, bound to {@link ASID}, with {@link patternPage} in it. */
-export function guestIn(rig: Rig, state: GuestState, policy = OPEN_POLICY, asid = ASID): TestGuest {
+/** A save area with something in every byte that the firmware leaves alone. */
+export const patternVmsa = (): Uint8Array => Uint8Array.from({ length: 4096 }, (_, i) => (11 * i + 5) % 256);
+
+/**
+ * Takes a rig in INIT or WORKING and makes a guest in the given state, bound to {@link ASID} or {@link ES_ASID}, with
+ * {@link patternPage} in it and, with SEV-ES, {@link patternVmsa}. One in RUPDATE has had neither yet.
+ */
+export function guestIn(rig: Rig, state: GuestState, policy = OPEN_POLICY, asid = asidFor(policy)): TestGuest {
 	if (state === GuestState.RUPDATE) {
 		const handle = Number(rig.must('RECEIVE_START', receiveStartFields(rig, policy)).handle);
 		rig.must('ACTIVATE', { handle, asid });
 		const page = rig.put(patternPage());
-		return { handle, page };
+		return { handle, page, saveArea: 0n };
 	}
 	const handle = Number(rig.must('LAUNCH_START', { policy }).handle);
 	rig.must('ACTIVATE', { handle, asid });
 	const page = rig.put(patternPage());
 	rig.must('LAUNCH_UPDATE_DATA', { handle, paddr: page, length: 4096 });
-	if (state === GuestState.LUPDATE) return { handle, page };
+	const saveArea = (policy & Policy.ES) === 0 ? 0n : rig.put(patternVmsa());
+	if (saveArea !== 0n) rig.must('LAUNCH_UPDATE_VMSA', { handle, paddr: saveArea, length: 4096 });
+	const guest = { handle, page, saveArea };
+	if (state === GuestState.LUPDATE) return guest;
 	rig.must('LAUNCH_MEASURE', { handle, paddr: BigInt(rig.allocate(48)), length: 48 });
-	if (state === GuestState.LSECRET) return { handle, page };
+	if (state === GuestState.LSECRET) return guest;
 	rig.must('LAUNCH_FINISH', { handle });
-	if (state === GuestState.RUNNING) return { handle, page };
+	if (state === GuestState.RUNNING) return guest;
 	rig.must('SEND_START', sendStartFields(rig, handle, certificatesOf(rig)));
-	if (state === GuestState.SUPDATE) return { handle, page };
+	if (state === GuestState.SUPDATE) return guest;
 	rig.must('SEND_FINISH', { handle });
-	return { handle, page };
+	return guest;
 }
 
 /** A peer that is not firmware: a guest owner, or somebody who plays the source of a migration. */

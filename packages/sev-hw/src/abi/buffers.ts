@@ -13,6 +13,18 @@ export const initBuffer = layout('sev_init', 20, {
 	tmrLength: u32(0x10),
 });
 
+/** INIT_EX: INIT with the storage of the platform's keys in system memory. `nvPaddr` 0: the SPI flash, as INIT. */
+export const initExBuffer = layout('sev_init_ex', 36, {
+	length: u32(0x00),
+	flags: u16(0x04),
+	reserved: bytes(0x06, 2),
+	tmrPaddr: u64(0x08),
+	tmrLength: u32(0x10),
+	reserved2: bytes(0x14, 4),
+	nvPaddr: u64(0x18),
+	nvLength: u32(0x20),
+});
+
 /** PLATFORM_STATUS. `owner` bit 0: externally owned. `config` bit 0: SEV-ES. */
 export const platformStatusBuffer = layout('sev_platform_status', 12, {
 	apiMajor: u8(0x00),
@@ -25,6 +37,18 @@ export const platformStatusBuffer = layout('sev_platform_status', 12, {
 	guestCount: u32(0x08),
 });
 
+/** PEK_CSR. */
+export const pekCsrBuffer = layout('sev_pek_csr', 12, { csrPaddr: u64(0x00), csrLen: u32(0x08) });
+
+/** PEK_CERT_IMPORT. */
+export const pekCertImportBuffer = layout('sev_pek_cert_import', 28, {
+	pekPaddr: u64(0x00),
+	pekLen: u32(0x08),
+	reserved: ignored(0x0c, 4),
+	ocaPaddr: u64(0x10),
+	ocaLen: u32(0x18),
+});
+
 /** PDH_CERT_EXPORT. */
 export const pdhCertExportBuffer = layout('sev_pdh_cert_export', 28, {
 	pdhPaddr: u64(0x00),
@@ -33,6 +57,9 @@ export const pdhCertExportBuffer = layout('sev_pdh_cert_export', 28, {
 	certsPaddr: u64(0x10),
 	certsLen: u32(0x18),
 });
+
+/** DOWNLOAD_FIRMWARE. */
+export const downloadFirmwareBuffer = layout('sev_download_firmware', 12, { fwPaddr: u64(0x00), fwLen: u32(0x08) });
 
 /** GET_ID. */
 export const getIdBuffer = layout('sev_get_id', 12, { idPaddr: u64(0x00), idLen: u32(0x08) });
@@ -48,7 +75,7 @@ export const launchStartBuffer = layout('sev_launch_start', 36, {
 	sessionLen: u32(0x20),
 });
 
-/** LAUNCH_UPDATE_DATA. */
+/** LAUNCH_UPDATE_DATA, LAUNCH_UPDATE_VMSA. */
 export const launchUpdateBuffer = layout('sev_launch_update', 20, {
 	handle: u32(0x00),
 	reserved: ignored(0x04, 4),
@@ -64,11 +91,37 @@ export const launchMeasureBuffer = layout('sev_launch_measure', 20, {
 	length: u32(0x10),
 });
 
+/** ATTESTATION. */
+export const attestationBuffer = layout('sev_attestation', 36, {
+	handle: u32(0x00),
+	reserved: ignored(0x04, 4),
+	paddr: u64(0x08),
+	mnonce: bytes(0x10, 16),
+	length: u32(0x20),
+});
+
 /** Commands that name a guest and nothing else. */
 export const handleBuffer = layout('sev_handle', 4, { handle: u32(0x00) });
 
 /** ACTIVATE. */
 export const activateBuffer = layout('sev_activate', 8, { handle: u32(0x00), asid: u32(0x04) });
+
+/** ACTIVATE_EX. `idsPaddr`: `numIds` APIC ids of cores, u32 each. */
+export const activateExBuffer = layout('sev_activate_ex', 24, {
+	exLen: u32(0x00),
+	handle: u32(0x04),
+	asid: u32(0x08),
+	numIds: u32(0x0c),
+	idsPaddr: u64(0x10),
+});
+
+/** COPY. `length` in bytes, whole pages of 4 KiB. */
+export const copyBuffer = layout('sev_copy', 24, {
+	handle: u32(0x00),
+	length: u32(0x04),
+	srcPaddr: u64(0x08),
+	dstPaddr: u64(0x10),
+});
 
 /** GUEST_STATUS. */
 export const guestStatusBuffer = layout('sev_guest_status', 13, {
@@ -78,7 +131,7 @@ export const guestStatusBuffer = layout('sev_guest_status', 13, {
 	state: u8(0x0c),
 });
 
-/** LAUNCH_SECRET, SEND_UPDATE_DATA, RECEIVE_UPDATE_DATA: one transport packet. */
+/** LAUNCH_SECRET, SEND_UPDATE_DATA, SEND_UPDATE_VMSA, RECEIVE_UPDATE_DATA, RECEIVE_UPDATE_VMSA: one transport packet. */
 export const transportBuffer = layout('sev_transport', 52, {
 	handle: u32(0x00),
 	reserved1: ignored(0x04, 4),
@@ -129,6 +182,25 @@ export const debugBuffer = layout('sev_dbg', 28, {
 	length: u32(0x18),
 });
 
+/** SWAP_OUT. `flags` as in the metadata entry: bit 0 page size, bits 2:1 page type. `softwareData` goes into the entry. */
+export const swapOutBuffer = layout('sev_swap_out', 40, {
+	handle: u32(0x00),
+	flags: u32(0x04),
+	srcPaddr: u64(0x08),
+	dstPaddr: u64(0x10),
+	mdataPaddr: u64(0x18),
+	softwareData: u64(0x20),
+});
+
+/** SWAP_IN. `flags` as in SWAP_OUT, and bit 3: in place. */
+export const swapInBuffer = layout('sev_swap_in', 32, {
+	handle: u32(0x00),
+	flags: u32(0x04),
+	srcPaddr: u64(0x08),
+	dstPaddr: u64(0x10),
+	mdataPaddr: u64(0x18),
+});
+
 /** Bytes of the session buffer that LAUNCH_START and RECEIVE_START take and SEND_START makes. */
 export const SESSION_SIZE = 128;
 /** Bytes of PEK ‖ OCA ‖ CEK, as PDH_CERT_EXPORT writes and SEND_START takes them. */
@@ -137,6 +209,12 @@ export const PLATFORM_CHAIN_SIZE = 3 * 2084;
 export const CHIP_ID_SIZE = 64;
 /** Bytes that LAUNCH_MEASURE writes: measurement 32 ‖ nonce 16. */
 export const MEASUREMENT_SIZE = 48;
+/** Bytes of the report that ATTESTATION writes. */
+export const ATTESTATION_SIZE = 0xd0;
+/** Bytes of a save area (VMSA), and what LAUNCH_UPDATE_VMSA takes at once. */
+export const VMSA_SIZE = 4096;
+/** Bytes of the storage that INIT_EX takes in system memory. */
+export const NV_SIZE = 0x8000;
 /** Largest payload of one transport packet: what tools assume; firmware 1.55.25 takes up to 0x5000. */
 export const PACKET_LIMIT = 0x4000;
 /** Size and alignment of the trusted memory region that INIT takes for SEV-ES. */

@@ -9,6 +9,7 @@ import {
 	asKey,
 	readAmdCertificate,
 	splitAmdCertificates,
+	splitAskArk,
 	verifyArk,
 	verifyAsk,
 } from './amd-certificate.js';
@@ -30,6 +31,12 @@ describe('AMD root and signing certificates', () => {
 	it('accepts a self-signed ARK and an ASK signed by it', () => {
 		expect(verifyArk(provider, fakeArk)).toBe(Status.SUCCESS);
 		expect(verifyAsk(provider, fakeAsk, fakeArk)).toBe(Status.SUCCESS);
+	});
+
+	it('leaves the bytes of a Node Buffer as they are, whose slices are views', () => {
+		const given = Buffer.from(fakeArk);
+		expect(verifyArk(provider, given)).toBe(Status.SUCCESS);
+		expect(new Uint8Array(given)).toEqual(fakeArk);
 	});
 
 	it('takes a pinned key id and a pinned body into account', () => {
@@ -124,6 +131,46 @@ describe('AMD root and signing certificates', () => {
 			expect(verifyArk(provider, cert)).toBe(Status.INVALID_CERTIFICATE);
 			expect(verifyAsk(provider, fakeAsk, cert)).toBe(Status.INVALID_CERTIFICATE);
 		}
+	});
+});
+
+describe('an ARK without its signature, as AMD once gave out that of Naples', () => {
+	const bodyOnly = fakeArk.slice(0, BODY);
+	const bodySha256 = provider.digest('sha256', bodyOnly);
+
+	it('is read, and passes where its fingerprint is pinned', () => {
+		expect(readAmdCertificate(bodyOnly)).toMatchObject({ keyId: FAKE_ARK_KEY_ID, signature: new Uint8Array(0) });
+		expect(verifyArk(provider, bodyOnly, { bodySha256 })).toBe(Status.SUCCESS);
+		expect(verifyArk(provider, bodyOnly, { bodySha256, keyId: FAKE_ARK_KEY_ID })).toBe(Status.SUCCESS);
+		expect(verifyAsk(provider, fakeAsk, bodyOnly)).toBe(Status.SUCCESS);
+	});
+
+	it('does not pass without a fingerprint, or under another one', () => {
+		expect(verifyArk(provider, bodyOnly)).toBe(Status.INVALID_CERTIFICATE);
+		expect(verifyArk(provider, bodyOnly, { keyId: FAKE_ARK_KEY_ID })).toBe(Status.INVALID_CERTIFICATE);
+		expect(verifyArk(provider, bodyOnly, { bodySha256: new Uint8Array(32) })).toBe(Status.INVALID_CERTIFICATE);
+	});
+
+	it('has to be a usable root all the same', () => {
+		for (const at of [0x00, 0x14, 0x24, 0x40 + 100, 0x40 + 511]) {
+			const bad = bodyOnly.slice();
+			bad[at] = (bad[at] ?? 0) ^ 0x80;
+			const pin = { bodySha256: provider.digest('sha256', bad) };
+			expect(verifyArk(provider, bad, pin)).toBe(Status.INVALID_CERTIFICATE);
+		}
+	});
+
+	it('stands for no other certificate', () => {
+		expect(verifyAsk(provider, fakeAsk.subarray(0, BODY), fakeArk)).toBe(Status.INVALID_CERTIFICATE);
+		expect(readAmdCertificate(new Uint8Array(1088))).toBeUndefined();
+	});
+
+	it('is found behind a Naples ASK in a file, and not in what SEND_START takes', () => {
+		const file = join(fakeAsk, bodyOnly);
+		expect(splitAskArk(file)).toEqual({ ask: fakeAsk, ark: bodyOnly });
+		expect(splitAskArk(join(fakeAsk, fakeArk))).toEqual({ ask: fakeAsk, ark: fakeArk });
+		expect(splitAskArk(new Uint8Array(1407))).toBeUndefined();
+		expect(splitAmdCertificates(file)).toBeUndefined();
 	});
 });
 

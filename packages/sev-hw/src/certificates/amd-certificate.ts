@@ -1,6 +1,7 @@
 import type { CryptoProvider, HashName, RsaPublicKey } from '@cvm/crypto';
 import { bytes, ignored, layout, u32 } from '@cvm/layout';
 import { Status } from '../abi/status.js';
+import { reversed } from './byte-order.js';
 import { CertAlgo, CertUsage, isUsableRsaKey, type RsaCertKey } from './sev-certificate.js';
 
 /** The fixed front of an AMD root or signing certificate: SEV API 0.24 App. B. Exponent, modulus, signature follow. */
@@ -25,7 +26,7 @@ export interface AmdCertificate {
 	readonly key: RsaPublicKey;
 	/** The signed bytes: everything before the signature. A view of the certificate. */
 	readonly body: Uint8Array;
-	/** Big-endian, as long as the signer's modulus. */
+	/** Big-endian, as long as the signer's modulus. Empty for an ARK that AMD gave out without its signature. */
 	readonly signature: Uint8Array;
 }
 
@@ -45,15 +46,32 @@ const ASK_LENGTHS: ReadonlyMap<number, number> = new Map([
 	[3200, 1600],
 ]);
 
-/** Takes ASK ‖ ARK apart; `undefined` if the length is none of the four possible ones. The parts are views of `blob`. */
+/** The signed bytes of a certificate with a 2048-bit key: what AMD once gave out as the whole Naples ARK. */
+const UNSIGNED_ARK_SIZE = 576;
+const NAPLES_ASK_SIZE = 832;
+
+/**
+ * Takes the ASK ‖ ARK of SEND_START apart; `undefined` if the length is none of the four possible ones. The parts are
+ * views of `blob`.
+ */
 export function splitAmdCertificates(blob: Uint8Array): { ask: Uint8Array; ark: Uint8Array } | undefined {
 	const at = ASK_LENGTHS.get(blob.length);
 	return at === undefined ? undefined : { ask: blob.subarray(0, at), ark: blob.subarray(at) };
 }
 
 /**
+ * As {@link splitAmdCertificates}, for files: an `ask_ark_naples.cert` whose ARK lacks its signature (1408 bytes) is
+ * taken too (AMDESE/AMDSEV issue 17).
+ */
+export function splitAskArk(blob: Uint8Array): { ask: Uint8Array; ark: Uint8Array } | undefined {
+	if (blob.length !== NAPLES_ASK_SIZE + UNSIGNED_ARK_SIZE) return splitAmdCertificates(blob);
+	return { ask: blob.subarray(0, NAPLES_ASK_SIZE), ark: blob.subarray(NAPLES_ASK_SIZE) };
+}
+
+/**
  * Reads an ARK or ASK certificate without judging it; `undefined` if its sizes are not those of a 2048- or 4096-bit key
  * under a 2048- or 4096-bit signer. Exponent and modulus have the same size: no accepted length leaves another choice.
+ * A 2048-bit certificate of 576 bytes is read as one without a signature.
  */
 export function readAmdCertificate(cert: Uint8Array): AmdCertificate | undefined {
 	if (cert.length < amdCertificateHeader.size) return undefined;
@@ -61,10 +79,11 @@ export function readAmdCertificate(cert: Uint8Array): AmdCertificate | undefined
 	if ((modulusBits !== 2048 && modulusBits !== 4096) || exponentBits !== modulusBits) return undefined;
 	const size = modulusBits / 8;
 	const bodyEnd = amdCertificateHeader.size + 2 * size;
-	const signature = cert.slice(bodyEnd).reverse();
-	if (signature.length !== 256 && signature.length !== 512) return undefined;
-	const exponent = cert.slice(amdCertificateHeader.size, bodyEnd - size).reverse();
-	const modulus = cert.slice(bodyEnd - size, bodyEnd).reverse();
+	const signature = reversed(cert.subarray(bodyEnd));
+	const isUnsigned = cert.length === UNSIGNED_ARK_SIZE && size === 256;
+	if (!isUnsigned && signature.length !== 256 && signature.length !== 512) return undefined;
+	const exponent = reversed(cert.subarray(amdCertificateHeader.size, bodyEnd - size));
+	const modulus = reversed(cert.subarray(bodyEnd - size, bodyEnd));
 	return {
 		...header,
 		key: { modulus, exponent: withoutLeadingZeros(exponent) },
@@ -74,14 +93,16 @@ export function readAmdCertificate(cert: Uint8Array): AmdCertificate | undefined
 }
 
 /**
- * Whether an ARK certificate is a self-signed root and, as far as `pin` says, the expected one.
+ * Whether an ARK certificate is a self-signed root and, as far as `pin` says, the expected one. One without a signature
+ * passes only where `pin.bodySha256` names it: the fingerprint covers every byte that the signature would.
  *
  * Statuses: `BAD_SIGNATURE`; `INVALID_CERTIFICATE` for everything else that is wrong. Checked in the firmware's order.
  */
 export function verifyArk(provider: CryptoProvider, ark: Uint8Array, pin: ArkPin = {}): Status {
 	const cert = readAmdCertificate(ark);
 	if (cert === undefined) return Status.INVALID_CERTIFICATE;
-	const status = verifySignature(provider, cert, cert.key);
+	const isBodyOnly = cert.signature.length === 0 && pin.bodySha256 !== undefined && isUsableRsaKey(cert.key);
+	const status = isBodyOnly ? Status.SUCCESS : verifySignature(provider, cert, cert.key);
 	if (status !== Status.SUCCESS) return status;
 	const isRoot = cert.version === 1 && cert.usage === CertUsage.ARK && equal(cert.certifyingId, cert.keyId);
 	const isPinned =

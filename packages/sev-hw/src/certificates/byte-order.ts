@@ -20,3 +20,6 @@ export function fromLittleEndian(littleEndian: Uint8Array, size: number): Uint8A
 	out.set(littleEndian.subarray(0, size));
 	return out.reverse();
 }
+
+/** The bytes in reverse, always a copy: `slice` of a Node Buffer is a view, and to reverse that would change the original. */
+export const reversed = (bytes: Uint8Array): Uint8Array => new Uint8Array(bytes).reverse();

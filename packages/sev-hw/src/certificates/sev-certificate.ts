@@ -1,7 +1,7 @@
 import type { CryptoProvider, HashName, P384PublicKey, RsaPublicKey } from '@cvm/crypto';
 import { bytes, ignored, layout, u8, u32 } from '@cvm/layout';
 import { Status } from '../abi/status.js';
-import { fromLittleEndian, toLittleEndian } from './byte-order.js';
+import { fromLittleEndian, reversed, toLittleEndian } from './byte-order.js';
 
 /** Bytes in a SEV certificate of version 1 (SEV API 0.24 App. C). */
 export const SEV_CERT_SIZE = 2084;
@@ -238,7 +238,7 @@ function verifySlot(provider: CryptoProvider, body: Uint8Array, signature: Uint8
 	if (algo === CertAlgo.ECDH_SHA256 || algo === CertAlgo.ECDH_SHA384) return Status.UNSUPPORTED;
 	const good =
 		'modulus' in key
-			? provider.rsaPss.verify(key, body, signature.slice(0, key.modulus.length).reverse(), hashOf(algo))
+			? provider.rsaPss.verify(key, body, reversed(signature.subarray(0, key.modulus.length)), hashOf(algo))
 			: verifyEcdsa(provider, body, signature, key, hashOf(algo));
 	return good ? Status.SUCCESS : Status.BAD_SIGNATURE;
 }

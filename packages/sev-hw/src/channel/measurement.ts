@@ -31,19 +31,27 @@ export interface MeasurementInput {
 	readonly mnonce: Uint8Array;
 }
 
-/** The launch measurement of API 0.17 and later: HMAC-SHA-256 under the TIK, 32 bytes. */
+/** Where the policy starts: what stands before it is left out before API 0.17. */
+const OLD_FORM_START = 4;
+
+/**
+ * Whether firmware of this version binds MACs as API 0.17 and later do: the version into the launch measurement, the
+ * measurement into launch secrets (AMDESE/sev-tool `src/commands.cpp`).
+ */
+export const bindsVersionAndMeasure = ({ major, minor }: { readonly major: number; readonly minor: number }): boolean =>
+	major > 0 || minor >= 17;
+
+/** The launch measurement: HMAC-SHA-256 under the TIK, 32 bytes. Before API 0.17 it covers policy, digest and nonce only. */
 export function measurement(provider: CryptoProvider, m: MeasurementInput): Uint8Array {
 	const { major, minor, build } = m.version;
-	return provider.hmacSha256(
-		m.tik,
-		measureInput.encode({
-			context: PacketContext.measure,
-			apiMajor: major,
-			apiMinor: minor,
-			build,
-			policy: m.policy,
-			digest: m.digest,
-			mnonce: m.mnonce,
-		}),
-	);
+	const input = measureInput.encode({
+		context: PacketContext.measure,
+		apiMajor: major,
+		apiMinor: minor,
+		build,
+		policy: m.policy,
+		digest: m.digest,
+		mnonce: m.mnonce,
+	});
+	return provider.hmacSha256(m.tik, input.subarray(bindsVersionAndMeasure(m.version) ? 0 : OLD_FORM_START));
 }

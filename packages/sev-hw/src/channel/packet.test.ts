@@ -110,10 +110,6 @@ describe('openPacket', () => {
 		});
 	});
 
-	it('lets a data packet pass for a save area, as firmware 1.55.25 does', () => {
-		expect(open({ context: PacketContext.vmsa })).toEqual({ status: Status.SUCCESS, plaintext });
-	});
-
 	it('binds a secret to its measurement', () => {
 		const secret = { context: PacketContext.secret, iv, plaintext, measure };
 		const { header, payload } = sealPacket(provider, keys, secret);

@@ -20,8 +20,8 @@ export const PacketFlags = { compressed: 1 } as const;
 export const PacketContext = {
 	secret: 0x01,
 	data: 0x02,
-	/** 0x03 is set aside for save areas, but firmware 1.55.25 uses the byte of data packets for them. */
-	vmsa: 0x02,
+	/** Set aside for save areas; `FirmwareOptions.vmsaPacketContext` says which byte is used for them. */
+	vmsa: 0x03,
 	measure: 0x04,
 } as const;
 export type PacketContext = (typeof PacketContext)[keyof typeof PacketContext];

@@ -2,6 +2,7 @@ import type { BlockCipher, CryptoProvider } from '@cvm/crypto';
 import { SiliconError } from './fault.js';
 import { openKeySlotReader } from './key-slots.js';
 import { openPageLocks } from './page-locks.js';
+import { SCRATCH_SIZE, threadScratch } from './scratch.js';
 import { openSilicon, type SiliconHandle } from './silicon-state.js';
 import { createTweak } from './tweak.js';
 
@@ -9,12 +10,18 @@ const BLOCK = 16;
 const PAGE = 4096;
 
 /**
- * XEX over AES-128 at the edge of DRAM, in bulk: E(m, p) = AES(m ⊕ T(p)) ⊕ T(p) for each 16-byte block at system-physical
- * address p, under the key of an ASID. No integrity and no freshness. Not re-entrant; each thread opens its own.
+ * AES-128 with an address tweak at the edge of DRAM, in bulk, for each 16-byte block at system-physical address p under
+ * the key of an ASID: XEX, E(m, p) = AES(m ⊕ T(p)) ⊕ T(p), or XE, AES(m ⊕ T(p)), as the silicon is made. No integrity and
+ * no freshness. Not re-entrant; each thread opens its own.
  */
 export interface Engine {
 	/** Raw DRAM. */
 	readonly dram: Uint8Array;
+	/**
+	 * Where the engine works: 128 KiB that every engine of the thread overwrites. `load` and `store` copy data to it and
+	 * from it, unless it is itself what they are given.
+	 */
+	readonly scratch: Uint8Array;
 	/** Highest ASID that has a key slot. */
 	readonly maxAsid: number;
 	isRunnable(asid: number): boolean;
@@ -22,13 +29,13 @@ export interface Engine {
 	checkRange(spa: number, length: number): void;
 	/**
 	 * Decrypts `count` ranges of DRAM into `out`, one after the other from `out[0]`. Addresses and lengths are multiples
-	 * of 16. `out` begins on a multiple of 4 bytes of its buffer.
+	 * of 16; together the ranges are at most as long as `scratch`, of which `out` is all or nothing.
 	 *
-	 * @throws SiliconError for an ASID without a key or a range outside DRAM
+	 * @throws SiliconError for an ASID without a key, a range outside DRAM, or too much
 	 */
 	load(asid: number, spas: ArrayLike<number>, lengths: ArrayLike<number>, count: number, out: Uint8Array): void;
 	/**
-	 * Encrypts ranges into DRAM: the converse of `load`. `data` is used as scratch and does not keep the plaintext.
+	 * Encrypts ranges into DRAM: the converse of `load`. If `data` is `scratch`, it does not keep the plaintext.
 	 *
 	 * @throws SiliconError as `load`
 	 */
@@ -49,7 +56,10 @@ export function openEngine(handle: SiliconHandle, provider: CryptoProvider): Eng
 	const silicon = openSilicon(handle);
 	const slots = openKeySlotReader(silicon.keySlots);
 	const locks = openPageLocks(silicon.pageLocks);
-	const { whiten } = createTweak(silicon.tweakConstants);
+	const { whitenBlock, whiten } = createTweak(silicon.tweakConstants);
+	const isXex = silicon.mode === 'XEX';
+	const scratch = threadScratch;
+	const { data } = scratch;
 	const dram = new Uint8Array(silicon.dram);
 	const dramWords = new Int32Array(silicon.dram);
 	const ciphers: (CachedCipher | undefined)[] = [];
@@ -79,29 +89,46 @@ export function openEngine(handle: SiliconHandle, provider: CryptoProvider): Eng
 		}
 	};
 
-	/** DRAM ⊕ T → out, page by page, each page as it was at one moment. */
-	const fetch = (spa: number, length: number, out: Int32Array, outWord: number): void => {
+	/** DRAM → scratch, page by page, each page as it was at one moment. */
+	const fetch = (spa: number, length: number, at: number): void => {
 		for (let done = 0; done < length; ) {
-			const at = spa + done;
-			const n = Math.min(length - done, PAGE - (at % PAGE));
+			const from = spa + done;
+			const n = Math.min(length - done, PAGE - (from % PAGE));
+			const page = dram.subarray(from, from + n);
 			let ticket: number;
 			do {
-				ticket = locks.ticket(at);
-				whiten(dramWords, at / 4, out, outWord + done / 4, at, n / 4);
-			} while (!locks.isUnchanged(at, ticket));
+				ticket = locks.ticket(from);
+				data.set(page, at + done);
+			} while (!locks.isUnchanged(from, ticket));
 			done += n;
 		}
 	};
 
-	/** data ⊕ T → DRAM, page by page. */
-	const commit = (spa: number, length: number, data: Int32Array, dataWord: number): void => {
+	/** Scratch → DRAM, page by page. */
+	const commit = (spa: number, length: number, at: number): void => {
 		for (let done = 0; done < length; ) {
-			const at = spa + done;
-			const n = Math.min(length - done, PAGE - (at % PAGE));
-			const lock = locks.acquire(at);
-			whiten(data, dataWord + done / 4, dramWords, at / 4, at, n / 4);
+			const to = spa + done;
+			const n = Math.min(length - done, PAGE - (to % PAGE));
+			const page = data.subarray(at + done, at + done + n);
+			const lock = locks.acquire(to);
+			dram.set(page, to);
 			locks.release(lock);
 			done += n;
+		}
+	};
+
+	/** Decrypts the one block that `block` holds. */
+	const openBlock = (cipher: BlockCipher, spa: number): void => {
+		if (isXex) whitenBlock(blockWords, spa);
+		cipher.decrypt(block, block);
+		whitenBlock(blockWords, spa);
+	};
+
+	const whitenEach = (spas: ArrayLike<number>, lengths: ArrayLike<number>, count: number): void => {
+		for (let i = 0, at = 0; i < count; i++) {
+			const length = lengths[i] ?? 0;
+			whiten(scratch, at, spas[i] ?? 0, length);
+			at += length;
 		}
 	};
 
@@ -113,72 +140,68 @@ export function openEngine(handle: SiliconHandle, provider: CryptoProvider): Eng
 			checkRange(spa, length);
 			sum += length;
 		}
+		if (sum > SCRATCH_SIZE) throw new SiliconError('range', `bulk: expected at most ${SCRATCH_SIZE} bytes, got ${sum}`);
 		return sum;
-	};
-
-	const whitenEach = (spas: ArrayLike<number>, lengths: ArrayLike<number>, count: number, words: Int32Array): void => {
-		let at = 0;
-		for (let i = 0; i < count; i++) {
-			const length = lengths[i] ?? 0;
-			whiten(words, at, words, at, spas[i] ?? 0, length / 4);
-			at += length / 4;
-		}
 	};
 
 	return {
 		dram,
+		scratch: data,
 		maxAsid: slots.maxAsid,
 		isRunnable: (asid) => asid >= 1 && asid <= slots.maxAsid && slots.isRunnable(asid),
 		checkRange,
 		load: (asid, spas, lengths, count, out) => {
 			const cipher = cipherOf(asid);
-			const bytes = total(spas, lengths, count);
-			const words = new Int32Array(out.buffer, out.byteOffset, bytes / 4);
+			const used = data.subarray(0, total(spas, lengths, count));
 			for (let i = 0, at = 0; i < count; i++) {
 				const length = lengths[i] ?? 0;
-				fetch(spas[i] ?? 0, length, words, at);
-				at += length / 4;
+				fetch(spas[i] ?? 0, length, at);
+				at += length;
 			}
-			const used = out.subarray(0, bytes);
+			if (isXex) whitenEach(spas, lengths, count);
 			cipher.decrypt(used, used);
-			whitenEach(spas, lengths, count, words);
+			whitenEach(spas, lengths, count);
+			if (out !== data) out.set(used);
 		},
-		store: (asid, spas, lengths, count, data) => {
+		store: (asid, spas, lengths, count, input) => {
 			const cipher = cipherOf(asid);
-			const bytes = total(spas, lengths, count);
-			const words = new Int32Array(data.buffer, data.byteOffset, bytes / 4);
-			whitenEach(spas, lengths, count, words);
-			const used = data.subarray(0, bytes);
+			const used = data.subarray(0, total(spas, lengths, count));
+			if (input !== data) used.set(input.subarray(0, used.length));
+			whitenEach(spas, lengths, count);
 			cipher.encrypt(used, used);
+			if (isXex) whitenEach(spas, lengths, count);
 			for (let i = 0, at = 0; i < count; i++) {
 				const length = lengths[i] ?? 0;
-				commit(spas[i] ?? 0, length, words, at);
-				at += length / 4;
+				commit(spas[i] ?? 0, length, at);
+				at += length;
 			}
 		},
 		loadBlock: (asid, spa) => {
 			const cipher = cipherOf(asid);
 			checkRange(spa, BLOCK);
-			fetch(spa, BLOCK, blockWords, 0);
-			cipher.decrypt(block, block);
-			whiten(blockWords, 0, blockWords, 0, spa, 4);
+			let ticket: number;
+			do {
+				ticket = locks.ticket(spa);
+				for (let w = 0; w < 4; w++) blockWords[w] = dramWords[spa / 4 + w] as number;
+			} while (!locks.isUnchanged(spa, ticket));
+			openBlock(cipher, spa);
 			return block;
 		},
-		patchBlock: (asid, spa, data, from, length) => {
+		patchBlock: (asid, spa, input, from, length) => {
 			const cipher = cipherOf(asid);
 			checkRange(spa, length);
 			const start = spa - (spa % BLOCK);
 			const lock = locks.acquire(start);
 			try {
 				if (length < BLOCK) {
-					whiten(dramWords, start / 4, blockWords, 0, start, 4);
-					cipher.decrypt(block, block);
-					whiten(blockWords, 0, blockWords, 0, start, 4);
+					for (let w = 0; w < 4; w++) blockWords[w] = dramWords[start / 4 + w] as number;
+					openBlock(cipher, start);
 				}
-				for (let i = 0; i < length; i++) block[spa - start + i] = data[from + i] ?? 0;
-				whiten(blockWords, 0, blockWords, 0, start, 4);
+				for (let i = 0; i < length; i++) block[spa - start + i] = input[from + i] ?? 0;
+				whitenBlock(blockWords, start);
 				cipher.encrypt(block, block);
-				whiten(blockWords, 0, dramWords, start / 4, start, 4);
+				if (isXex) whitenBlock(blockWords, start);
+				for (let w = 0; w < 4; w++) dramWords[start / 4 + w] = blockWords[w] as number;
 			} finally {
 				locks.release(lock);
 				block.fill(0);

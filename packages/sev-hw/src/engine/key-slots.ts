@@ -40,11 +40,14 @@ export function openKeySlotWriter(memory: SharedArrayBuffer): KeySlotWriter {
 				Atomics.store(words, base + 1, Flag.installed);
 			}),
 		enable: (asid) => write(asid, (base) => Atomics.or(words, base + 1, Flag.runnable)),
-		clear: (asid) =>
+		clear: (asid) => {
+			// An empty slot does not change: INIT and SHUTDOWN clear all.
+			if (Atomics.load(words, asid * SLOT_WORDS + 1) === 0) return;
 			write(asid, (base) => {
 				keyOf(base).fill(0);
 				Atomics.store(words, base + 1, 0);
-			}),
+			});
+		},
 	};
 }
 

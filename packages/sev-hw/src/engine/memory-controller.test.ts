@@ -52,7 +52,7 @@ describe('a memory controller', () => {
 	])('is XEX: D(E(m, p) ⊕ T(p ⊕ q), q) = m ⊕ T(p ⊕ q)', (p, q, m) => {
 		const { silicon, memory, dram } = shared;
 		const t = new Int32Array(4);
-		createTweak(silicon.tweakConstants).whiten(t, 0, t, 0, (p ^ q) * 16, 4);
+		createTweak(silicon.tweakConstants).whitenBlock(t, (p ^ q) * 16);
 		const mask = new Uint8Array(t.buffer);
 		const masked = (block: Uint8Array) => block.map((b, i) => b ^ (mask[i] ?? 0));
 		memory.write(1, p * 16, m);

@@ -29,8 +29,7 @@ export interface MemoryController {
 /** Opens a machine's memory to one thread. */
 export function openMemoryController(handle: SiliconHandle, provider: CryptoProvider): MemoryController {
 	const engine = openEngine(handle, provider);
-	const { dram } = engine;
-	const scratch = new Uint8Array(PIECE);
+	const { dram, scratch } = engine;
 	const spas = [0];
 	const lengths = [0];
 

@@ -2,7 +2,7 @@ import type { RandomSource } from '@cvm/crypto';
 import { PAGE_SIZE } from '@cvm/layout';
 import { allocateKeySlots } from './key-slots.js';
 import { allocatePageLocks } from './page-locks.js';
-import { TWEAK_CONSTANTS_SIZE } from './tweak.js';
+import { bootConstants, type EncryptionMode, type MemoryEncryption } from './tweak-constants.js';
 
 /**
  * The shared parts of one machine's silicon: DRAM, key slots, tweak constants. Opaque, and structured-cloneable, so that
@@ -17,11 +17,21 @@ export interface Silicon extends SiliconHandle {
 	readonly dram: SharedArrayBuffer;
 	readonly keySlots: SharedArrayBuffer;
 	readonly pageLocks: SharedArrayBuffer;
+	readonly mode: EncryptionMode;
 	readonly tweakConstants: Uint8Array;
 }
 
-/** Powers on: DRAM is zero, slots are empty, tweak constants are fresh from `random`, as on Zen 2 and later. */
-export function createSilicon(o: { dramBytes: number; maxAsid: number; random: RandomSource }): Silicon {
+/** Memory encryption of Zen 2 and later. */
+const XEX: MemoryEncryption = { mode: 'XEX', constants: 'fresh' };
+
+/** Powers on: DRAM is zero, slots are empty, tweak constants are fixed or fresh from `random`, which is the default. */
+export function createSilicon(o: {
+	dramBytes: number;
+	maxAsid: number;
+	random: RandomSource;
+	encryption?: MemoryEncryption;
+}): Silicon {
+	const encryption = o.encryption ?? XEX;
 	if (!Number.isSafeInteger(o.dramBytes) || o.dramBytes < 2 ** 20 || o.dramBytes % PAGE_SIZE !== 0) {
 		throw new RangeError(`dramBytes: expected whole 4 KiB pages, at least 1 MiB, got ${o.dramBytes}`);
 	}
@@ -30,7 +40,8 @@ export function createSilicon(o: { dramBytes: number; maxAsid: number; random: R
 		dram: new SharedArrayBuffer(o.dramBytes),
 		keySlots: allocateKeySlots(o.maxAsid),
 		pageLocks: allocatePageLocks(),
-		tweakConstants: o.random.bytes(TWEAK_CONSTANTS_SIZE),
+		mode: encryption.mode,
+		tweakConstants: bootConstants(encryption, o.random),
 	};
 }
 

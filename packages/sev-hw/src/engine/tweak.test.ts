@@ -1,6 +1,7 @@
 import { seededRandom } from '@cvm/crypto';
 import { fc, it } from '@fast-check/vitest';
 import { describe, expect } from 'vitest';
+import { threadScratch as scratch } from './scratch.js';
 import { createTweak, TWEAK_CONSTANTS_SIZE } from './tweak.js';
 
 const constants = seededRandom('tweak').bytes(TWEAK_CONSTANTS_SIZE);
@@ -10,7 +11,7 @@ const BLOCKS = 2 ** 40;
 /** T of the block with a number (its address divided by 16). */
 function t(block: number): number[] {
 	const out = new Int32Array(4);
-	tweak.whiten(new Int32Array(4), 0, out, 0, block * 16, 4);
+	tweak.whitenBlock(out, block * 16);
 	return [...out];
 }
 
@@ -34,18 +35,30 @@ describe('the tweak', () => {
 		}
 	});
 
-	it.prop([block.map((n) => n % (BLOCKS - 600)), fc.integer({ min: 1, max: 600 })])(
+	it.prop([block.map((n) => n % (BLOCKS - 600)), fc.integer({ min: 0, max: 600 })])(
 		'of a run is that of its blocks, across page boundaries',
 		(first, count) => {
-			const src = Int32Array.from({ length: 4 * count + 3 }, (_, i) => Math.imul(i, 0x9e3779b9));
-			const out = new Int32Array(4 * count + 5);
-			tweak.whiten(src, 3, out, 5, first * 16, 4 * count);
-			const expected = Array.from({ length: count }, (_, i) =>
-				xor([...src.subarray(3 + 4 * i, 7 + 4 * i)], t(first + i)),
-			);
-			expect([...out]).toEqual([0, 0, 0, 0, 0, ...expected.flat()]);
+			const { data } = scratch;
+			for (let i = 0; i < data.length; i += 5) data[i] = i;
+			const before = data.slice();
+			tweak.whiten(scratch, 48, first * 16, 16 * count);
+			const expected = new Int32Array(before.buffer);
+			for (let i = 0; i < count; i++) tweak.whitenBlock(expected.subarray(12 + 4 * i), (first + i) * 16);
+			expect(Buffer.compare(data, before)).toBe(0);
 		},
 	);
+
+	it('is its own, whoever used the scratch memory before', () => {
+		const other = createTweak(seededRandom('other').bytes(TWEAK_CONSTANTS_SIZE));
+		const seen = [tweak, other, tweak].map((each) => {
+			scratch.data.fill(0);
+			each.whiten(scratch, 0, 0x1010, 16);
+			return [...new Int32Array(scratch.data.slice(0, 16).buffer)];
+		});
+		expect(seen[0]).toEqual(t(0x101));
+		expect(seen[2]).toEqual(t(0x101));
+		expect(seen[1]).not.toEqual(t(0x101));
+	});
 
 	it('needs all of its constants', () => {
 		expect(() => createTweak(new Uint8Array(16))).toThrow('tweak constants: expected 768 bytes, got 16');

@@ -1,9 +1,11 @@
+import type { Scratch } from './scratch.js';
+
 /** Bits of a system-physical address that the tweak can depend on: 4 … 51. */
-const TWEAK_BITS = 48;
+export const TWEAK_BITS = 48;
 /** Bytes of a set of tweak constants: one 16-byte constant t_i for each of the address bits 4 … 51, in this order. */
 export const TWEAK_CONSTANTS_SIZE = TWEAK_BITS * 16;
 
-const WORDS_PER_PAGE = 1024;
+const PAGE = 4096;
 /** Address bits 12 … 51 are looked up eight at a time. */
 const HIGH_BYTES = 5;
 
@@ -13,11 +15,10 @@ const HIGH_BYTES = 5;
  * (Wilke et al., "SEVurity", IEEE S&P 2020).
  */
 export interface Tweak {
-	/**
-	 * `out[outWord + k] = src[srcWord + k] ^ T` for the `words` words (a multiple of 4) that begin at address `spa`
-	 * (a multiple of 16). `src` and `out` may be one array at one position.
-	 */
-	whiten(src: Int32Array, srcWord: number, out: Int32Array, outWord: number, spa: number, words: number): void;
+	/** XORs T into the four words of the block at address `spa`. */
+	whitenBlock(words: Int32Array, spa: number): void;
+	/** XORs T into `length` bytes of the scratch's data, from `at` on, that begin at address `spa`: multiples of 16. */
+	whiten(scratch: Scratch, at: number, spa: number, length: number): void;
 }
 
 /** Prepares the tweak from its constants. @throws RangeError on another size than {@link TWEAK_CONSTANTS_SIZE} */
@@ -27,48 +28,49 @@ export function createTweak(constants: Uint8Array): Tweak {
 	}
 	const t = new Int32Array(constants.slice().buffer);
 	const inPage = sums(t, 0, 8);
+	const inPageBytes = new Uint8Array(inPage.buffer);
 	const high = Array.from({ length: HIGH_BYTES }, (_, i) => sums(t, 8 + 8 * i, 8));
 	const page = new Int32Array(4);
 
-	const setPage = (spa: number): void => {
-		page.fill(0);
-		let frame = Math.floor(spa / 4096);
-		for (const table of high) {
+	const setPage = (spa: number, out: Int32Array, at: number): void => {
+		let [a, b, c, d] = [0, 0, 0, 0];
+		let frame = Math.floor(spa / PAGE);
+		for (let i = 0; frame > 0; i++) {
+			const table = high[i] as Int32Array;
 			const row = (frame % 256) * 4;
 			frame = Math.floor(frame / 256);
-			for (let w = 0; w < 4; w++) page[w] = word(page, w) ^ word(table, row + w);
+			a ^= word(table, row);
+			b ^= word(table, row + 1);
+			c ^= word(table, row + 2);
+			d ^= word(table, row + 3);
 		}
+		out[at] = a;
+		out[at + 1] = b;
+		out[at + 2] = c;
+		out[at + 3] = d;
 	};
 
-	const whiten: Tweak['whiten'] = (src, srcWord, out, outWord, spa, words) => {
-		let at = spa;
-		let from = srcWord;
-		let to = outWord;
-		let left = words;
-		while (left > 0) {
-			setPage(at);
-			const first = (at % 4096) >>> 2;
-			const count = Math.min(left, WORDS_PER_PAGE - first);
-			const a = word(page, 0);
-			const b = word(page, 1);
-			const c = word(page, 2);
-			const d = word(page, 3);
-			for (let i = 0; i < count; i += 4) {
-				const k = first + i;
-				const f = from + i;
-				const o = to + i;
-				out[o] = word(src, f) ^ word(inPage, k) ^ a;
-				out[o + 1] = word(src, f + 1) ^ word(inPage, k + 1) ^ b;
-				out[o + 2] = word(src, f + 2) ^ word(inPage, k + 2) ^ c;
-				out[o + 3] = word(src, f + 3) ^ word(inPage, k + 3) ^ d;
+	return {
+		whitenBlock: (words, spa) => {
+			setPage(spa, page, 0);
+			const row = (spa % PAGE) / 4;
+			for (let w = 0; w < 4; w++) words[w] = word(words, w) ^ word(inPage, row + w) ^ word(page, w);
+		},
+		whiten: (scratch, at, spa, length) => {
+			const { memory, words, dataAt, tableAt, pageAt } = scratch;
+			if (scratch.table !== inPage) {
+				memory.bytes.set(inPageBytes, tableAt);
+				scratch.table = inPage;
 			}
-			at += count * 4;
-			from += count;
-			to += count;
-			left -= count;
-		}
+			for (let done = 0; done < length; ) {
+				const row = (spa + done) % PAGE;
+				const n = Math.min(length - done, PAGE - row);
+				setPage(spa + done, words, pageAt / 4);
+				memory.mask(dataAt + at + done, dataAt + at + done, tableAt + row, pageAt, n);
+				done += n;
+			}
+		},
 	};
-	return { whiten };
 }
 
 /** All XOR sums of the `bits` constants from number `first` on: 2^bits blocks of 4 words. */

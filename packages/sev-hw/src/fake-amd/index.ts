@@ -16,7 +16,10 @@
  */
 export type { ChipIdentity } from './chip.js';
 export { cekOfChip, chipIdentity } from './chip.js';
+export { buildFirmwareImage } from './firmware-image.js';
 export type { KeyServer } from './key-server.js';
 export { createKeyServer, signCek } from './key-server.js';
+export type { KeyServiceAnswer } from './key-service.js';
+export { answerKeyRequest } from './key-service.js';
 export { FAKE_ARK_KEY, FAKE_ASK_KEY } from './published-keys.js';
 export { FAKE_ARK_KEY_ID, FAKE_ASK_KEY_ID, fakeArk, fakeAsk } from './roots.js';

@@ -18,7 +18,7 @@ import { fakeArk, fakeAsk } from './roots.js';
  * @throws RangeError if both signature slots are taken
  */
 export function signCek(provider: CryptoProvider, cekCert: Uint8Array): Uint8Array {
-	const signed = cekCert.slice();
+	const signed = new Uint8Array(cekCert);
 	const body = signed.subarray(0, SEV_CERT_BODY_SIZE);
 	const signature = provider.rsaPss.sign(FAKE_ASK_KEY, body, 'sha256', provider.digest('sha256', body));
 	const slot = { usage: CertUsage.ASK, algo: CertAlgo.RSA_SHA256, signature: toLittleEndian(signature, 512) };

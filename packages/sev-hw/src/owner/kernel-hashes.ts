@@ -22,15 +22,19 @@ const sevHashTable = layout('sev_hash_table', 176, {
 	padding: reserved(0xa8, 8),
 });
 
+/** What QEMU boots a guest with, beside the firmware. */
+export interface BootFiles {
+	readonly kernel: Uint8Array;
+	/** Absent is the same as empty. */
+	readonly initrd?: Uint8Array;
+	/** Without a terminator; it is hashed with one NUL behind it. */
+	readonly commandLine?: Uint8Array;
+}
+
 /**
  * The 176 bytes that stand for kernel, initrd and command line in the launch digest, after the firmware's bytes.
- *
- * @param boot.commandLine without a terminator; it is hashed with one NUL behind it
  */
-export function kernelHashesTable(
-	provider: CryptoProvider,
-	boot: { readonly kernel: Uint8Array; readonly initrd?: Uint8Array; readonly commandLine?: Uint8Array },
-): Uint8Array {
+export function kernelHashesTable(provider: CryptoProvider, boot: BootFiles): Uint8Array {
 	const { kernel, initrd = new Uint8Array(0), commandLine = new Uint8Array(0) } = boot;
 	return sevHashTable.encode({
 		guid: guidToBytes('9438d606-4f22-4cc9-b479-a793d411fd21'),

@@ -1,6 +1,6 @@
 import { type CryptoProvider, type RandomSource, wipe } from '@cvm/crypto';
 import { Status, statusName } from '../abi/status.js';
-import { generateP384PrivateKey } from '../certificates/key-generation.js';
+import { generateP384PrivateKey, isPrivateKey } from '../certificates/key-generation.js';
 import {
 	buildSevCertificate,
 	CertAlgo,
@@ -22,10 +22,10 @@ export interface LaunchSession {
 }
 
 /**
- * Prepares the launch of a guest on one platform: a fresh key pair and fresh transport keys that only this platform's
- * firmware can unwrap. Verify the platform first (`verifyPlatform`), or the keys go to whoever made the certificate.
+ * Prepares the launch of a guest on one platform: a key pair, fresh unless one is given, and fresh transport keys that
+ * only this platform's firmware can unwrap. Verify the platform first (`verifyPlatform`), or the keys go to whoever made the certificate.
  *
- * @throws OwnerError `platform-pdh` if the certificate holds no usable Diffie-Hellman key
+ * @throws OwnerError `platform-pdh` if the certificate holds no usable Diffie-Hellman key, `key` if the owner's is none
  */
 export function createLaunchSession(o: {
 	readonly provider: CryptoProvider;
@@ -33,6 +33,8 @@ export function createLaunchSession(o: {
 	/** The platform's PDH certificate, 2084 bytes. */
 	readonly platformPdh: Uint8Array;
 	readonly policy: number;
+	/** SECRET: an existing Diffie-Hellman key instead of a fresh one, 48 bytes, big-endian. It is not wiped. */
+	readonly privateKey?: Uint8Array;
 }): LaunchSession {
 	const { provider, random, policy } = o;
 	const status = checkDhCertificate(provider, o.platformPdh);
@@ -40,7 +42,11 @@ export function createLaunchSession(o: {
 	if (pdh?.publicKey === undefined) {
 		throw new OwnerError('platform-pdh', `platform PDH: expected an ECDH P-384 certificate, got ${statusName(status)}`);
 	}
-	const privateKey = generateP384PrivateKey(provider, random);
+	const privateKey =
+		o.privateKey === undefined ? generateP384PrivateKey(provider, random) : new Uint8Array(o.privateKey);
+	if (!isPrivateKey(provider, privateKey)) {
+		throw new OwnerError('key', `owner's key: expected a P-384 scalar of 48 bytes, got ${privateKey.length} bytes`);
+	}
 	const { session, keys } = createSession(provider, random, { privateKey, peer: pdh.publicKey, policy });
 	const dhCert = buildSevCertificate({
 		version: { major: pdh.apiMajor, minor: pdh.apiMinor },

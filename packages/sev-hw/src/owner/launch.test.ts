@@ -1,7 +1,7 @@
 import { nobleProvider, seededRandom } from '@cvm/crypto';
 import { fromHex, toHex } from '@cvm/layout';
 import { describe, expect, it } from 'vitest';
-import { fakePlatform, fixedRandom, flipBit, join } from '../../test/fake-platform.js';
+import { fakePlatform, fixedRandom, flipBit, join, scalar } from '../../test/fake-platform.js';
 import { hasPublicData, NEEDS_PUBLIC_DATA, publicFile } from '../../test/public-data.js';
 import { checkDhCertificate } from '../certificates/sev-certificate.js';
 import { openPacket, PacketContext } from '../channel/packet.js';
@@ -12,6 +12,7 @@ import {
 	kernelHashesTable,
 	launchDigest,
 	packageSecret,
+	readSecretTable,
 	readSevCertificate,
 	Status,
 	secretTable,
@@ -57,6 +58,31 @@ describe('createLaunchSession', () => {
 		expect(() => createLaunchSession({ provider, random, platformPdh, policy: 0 })).toThrow(
 			expect.objectContaining({ name: 'OwnerError', code: 'platform-pdh' }),
 		);
+	});
+});
+
+describe('createLaunchSession with a key that exists', () => {
+	const { pdh, keys } = fakePlatform(provider);
+	const launch = (privateKey: Uint8Array) =>
+		createLaunchSession({ provider, random: seededRandom('owner'), platformPdh: pdh, policy: 1, privateKey });
+
+	it('certifies that key, opens under it, and leaves it intact', () => {
+		const privateKey = scalar(0x41);
+		const { dhCert, session, keys: mine } = launch(privateKey);
+		expect(privateKey).toEqual(scalar(0x41));
+		const { publicKey } = readSevCertificate(dhCert);
+		expect(publicKey).toEqual(provider.p384.publicKey(privateKey));
+		if (publicKey === undefined) return expect.fail('the certificate has a key');
+		const opened = openSession(provider, { privateKey: keys.pdh, peer: publicKey, session });
+		expect(opened).toEqual({ status: Status.SUCCESS, keys: mine });
+	});
+
+	it.each([
+		['zero', new Uint8Array(48)],
+		['the order or more', scalar(0xff)],
+		['47 bytes', scalar(1).subarray(1)],
+	])('refuses %s for a key', (_, privateKey) => {
+		expect(() => launch(privateKey)).toThrow(expect.objectContaining({ name: 'OwnerError', code: 'key' }));
 	});
 });
 
@@ -206,6 +232,52 @@ describe('secrets', () => {
 		expect(openPacket(provider, keys, { ...packet, measure: flipBit(measure, 0) })).toEqual({
 			status: Status.BAD_MEASUREMENT,
 		});
+	});
+
+	it('is bound to no measurement before API 0.17', () => {
+		const version = { major: 0, minor: 16 };
+		const random = seededRandom('secret');
+		const { header, payload } = packageSecret({ provider, random, keys, secret: data, version });
+		const packet = { context: PacketContext.secret, header, guestLength: 32, payload };
+		expect(openPacket(provider, keys, packet)).toEqual({
+			status: Status.SUCCESS,
+			plaintext: join(data, new Uint8Array(14)),
+		});
+		expect(openPacket(provider, keys, { ...packet, measure }).status).toBe(Status.BAD_MEASUREMENT);
+		const given = packageSecret({ provider, random: seededRandom('secret'), keys, measure, secret: data, version });
+		expect(given.header).toEqual(header);
+		const bound = { provider, random, keys, secret: data, version: { major: 0, minor: 17 } };
+		expect(() => packageSecret(bound)).toThrow(expect.objectContaining({ name: 'OwnerError', code: 'measure' }));
+	});
+
+	it('reads a table of secrets back, without its padding', () => {
+		const entries = [
+			{ guid, data },
+			{ guid: '00112233-4455-6677-8899-aabbccddeeff', data: empty },
+		];
+		expect(readSecretTable(secretTable(entries))).toEqual(entries);
+		expect(readSecretTable(secretTable([]))).toEqual([]);
+	});
+
+	const table = secretTable([{ guid, data }]);
+	const withByte = (at: number, value: number) => {
+		const out = table.slice();
+		out[at] = value;
+		return out;
+	};
+	it.each([
+		['nothing', empty, 'length at 16: expected 20 to 0, got 0'],
+		['less than a header', table.subarray(0, 19), 'length at 16: expected 20 to 19, got 0'],
+		['another GUID', withByte(0, 0), 'expected GUID 1e74f542'],
+		['a length beyond the bytes', withByte(16, 65), 'length at 16: expected 20 to 64, got 65'],
+		['a length below its header', withByte(16, 19), 'length at 16: expected 20 to 64, got 19'],
+		['an entry beyond the table', withByte(36, 39), 'length at 36: expected 20 to 38, got 39'],
+		['an entry shorter than its header', withByte(36, 19), 'length at 36: expected 20 to 38, got 19'],
+		['a rest that holds no entry', withByte(36, 37), 'length at 73: expected 20 to 1, got 0'],
+	])('refuses %s for a table of secrets', (_, bad, message) => {
+		expect(() => readSecretTable(bad)).toThrow(
+			expect.objectContaining({ name: 'OwnerError', code: 'secret', message: expect.stringContaining(message) }),
+		);
 	});
 
 	it('uses another IV each time', () => {

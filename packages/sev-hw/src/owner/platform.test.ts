@@ -51,7 +51,7 @@ describe('verifyPlatform', () => {
 		'answers INVALID_LENGTH for a blob of another length',
 		(blob, length) => {
 			fc.pre(length !== evidence[blob].length);
-			fc.pre(blob !== 'askArk' || ![1664, 2176, 2688, 3200].includes(length));
+			fc.pre(blob !== 'askArk' || ![1408, 1664, 2176, 2688, 3200].includes(length));
 			expect(verdict({ [blob]: new Uint8Array(length) }).status).toBe(Status.INVALID_LENGTH);
 		},
 	);
@@ -89,6 +89,34 @@ describe.runIf(hasPublicData)(`a real Naples platform ${NEEDS_PUBLIC_DATA}`, () 
 				failed: 'ark',
 			});
 		}
+	});
+
+	it('is accepted with the root as AMD once gave it out: without its signature', () => {
+		const askArk = real().askArk.subarray(0, 832 + 576);
+		expect(verifyPlatform(provider, { ...real(), askArk })).toEqual({ status: Status.SUCCESS });
+		for (const trust of ['fake', AMD_ROOTS.rome] as const) {
+			const verdict = verifyPlatform(provider, { ...real(), askArk, trust });
+			expect(verdict).toEqual({ status: Status.INVALID_CERTIFICATE, failed: 'ark' });
+		}
+	});
+
+	it('is not accepted under the fake manufacturer, whichever of its certificates are replaced', () => {
+		const refused = (change: Partial<PlatformEvidence>) => verifyPlatform(provider, { ...real(), ...change });
+		const askArk = join(ask, ark);
+		expect(refused({ askArk, trust: 'fake' })).toEqual({ status: Status.BAD_SIGNATURE, failed: 'cek' });
+		expect(refused({ askArk, cek, trust: 'fake' })).toEqual({ status: Status.BAD_SIGNATURE, failed: 'pek' });
+		expect(refused({ askArk })).toEqual({ status: Status.INVALID_CERTIFICATE, failed: 'ark' });
+		const realArk = publicFile('sev', 'roots', 'naples-ark.cert');
+		expect(refused({ askArk: join(ask, realArk) })).toEqual({ status: Status.BAD_SIGNATURE, failed: 'ask' });
+	});
+
+	it.each(PRODUCTS)('lends its root to no platform of this model: %s', (product) => {
+		const amd = ['ask', 'ark'].map((name) => publicFile('sev', 'roots', `${product}-${name}.cert`));
+		const change = { askArk: join(...amd), trust: AMD_ROOTS[product] };
+		// 4096-bit keys sign with another algorithm, so the CEK carries no signature of theirs.
+		const status = product === 'naples' ? Status.BAD_SIGNATURE : Status.INVALID_CERTIFICATE;
+		expect(verdict(change)).toEqual({ status, failed: 'cek' });
+		expect(verdict({ ...change, trust: 'fake' })).toEqual({ status: Status.INVALID_CERTIFICATE, failed: 'ark' });
 	});
 
 	it('does not vouch for a PDH of another platform', () => {

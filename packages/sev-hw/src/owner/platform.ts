@@ -1,6 +1,6 @@
 import type { CryptoProvider } from '@cvm/crypto';
 import { Status } from '../abi/status.js';
-import { type ArkPin, readAmdCertificate, splitAmdCertificates } from '../certificates/amd-certificate.js';
+import { type ArkPin, readAmdCertificate, splitAskArk } from '../certificates/amd-certificate.js';
 import { type ChainVerdict, verifyOwnerChain, verifyPlatformChain } from '../certificates/chain.js';
 import { SEV_CERT_SIZE } from '../certificates/sev-certificate.js';
 import { fakeArk } from '../fake-amd/roots.js';
@@ -16,7 +16,7 @@ export interface PlatformEvidence {
 	readonly chain: Uint8Array;
 	/** The CEK certificate as the manufacturer signed it, 2084 bytes. */
 	readonly cek: Uint8Array;
-	/** ASK ‖ ARK. */
+	/** ASK ‖ ARK. The Naples ARK may lack its signature, as AMD once gave it out (1408 bytes in all). */
 	readonly askArk: Uint8Array;
 	/** `'fake'` for platforms of this model; for real ones a pin, such as an entry of `AMD_ROOTS`. */
 	readonly trust: 'fake' | Required<ArkPin>;
@@ -28,7 +28,7 @@ export interface PlatformEvidence {
  */
 export function verifyPlatform(provider: CryptoProvider, evidence: PlatformEvidence): ChainVerdict {
 	const { pdh, chain, cek } = evidence;
-	const amd = splitAmdCertificates(evidence.askArk);
+	const amd = splitAskArk(evidence.askArk);
 	if (amd === undefined) return { status: Status.INVALID_LENGTH, failed: 'ask' };
 	if (cek.length !== SEV_CERT_SIZE) return { status: Status.INVALID_LENGTH, failed: 'cek' };
 	if (chain.length !== CHAIN_SIZE) return { status: Status.INVALID_LENGTH, failed: 'pek' };

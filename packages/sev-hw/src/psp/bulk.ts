@@ -1,12 +1,9 @@
-import { PAGE_SIZE } from '@cvm/layout';
 import { transportBuffer } from '../abi/buffers.js';
 
 /** Commands gathered at most: enough for bulk AES to reach its speed. */
 const SLOTS = 32;
 /** Room for the command buffer of any page command. */
 const BUFFER_SIZE = transportBuffer.size;
-/** Bytes of data gathered at most. */
-const CAPACITY = SLOTS * PAGE_SIZE;
 const OUTPUTS_PER_SLOT = 3;
 
 /**
@@ -37,7 +34,8 @@ export interface Bulk {
 	reset(): void;
 }
 
-export function createBulk(): Bulk {
+/** @param data room for the data: the scratch memory of the engine, so that it is copied no more than needed */
+export function createBulk(data: Uint8Array): Bulk {
 	const lengths = new Uint32Array(SLOTS);
 	const starts = new Float64Array(SLOTS * OUTPUTS_PER_SLOT);
 	const ends = new Float64Array(SLOTS * OUTPUTS_PER_SLOT);
@@ -46,7 +44,7 @@ export function createBulk(): Bulk {
 	const bulk: Bulk = {
 		count: 0,
 		bufferSpas: new Float64Array(SLOTS),
-		data: new Uint8Array(CAPACITY),
+		data,
 		guestSpas: new Float64Array(SLOTS),
 		lengths,
 		headerSpas: new Float64Array(SLOTS),
@@ -55,7 +53,7 @@ export function createBulk(): Bulk {
 		buffer: (i) => buffers[i] ?? new Uint8Array(BUFFER_SIZE),
 		// Equal lengths, because the CTR streams of many packets are made in one go.
 		hasRoom: (length) =>
-			bulk.count === 0 || (bulk.count < SLOTS && length === lengths[0] && (bulk.count + 1) * length <= CAPACITY),
+			bulk.count === 0 || (bulk.count < SLOTS && length === lengths[0] && (bulk.count + 1) * length <= data.length),
 		isPendingOutput: (spa, length) => {
 			const end = spa + length;
 			for (let i = 0; i < outputs; i++) if (spa < (ends[i] ?? 0) && end > (starts[i] ?? 0)) return true;

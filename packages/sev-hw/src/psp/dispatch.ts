@@ -52,6 +52,8 @@ export const onGuest = <B extends { handle: number }>(
 	handler: GuestHandler<B>,
 ): Executor =>
 	withBuffer<B>(rule.buffer, rule.copyBack, (psp, buffer) => {
+		const first = handler.beforePlatform?.(psp, buffer);
+		if (first !== undefined && first.status !== Status.SUCCESS) return first;
 		if (!isAmong(rule.platform, psp.state)) return refuse(Status.INVALID_PLATFORM_STATE);
 		const early = handler.beforeHandle?.(psp, buffer);
 		if (early !== undefined && early.status !== Status.SUCCESS) return early;
@@ -97,7 +99,7 @@ export const onPages = <R extends { readonly handle: number }>(
 		};
 		const admit = (request: R, at: number): Status => {
 			if (!isAmong(rule.platform, psp.state)) return Status.INVALID_PLATFORM_STATE;
-			const early = handler.beforeHandle?.(request, bytes) ?? Status.SUCCESS;
+			const early = handler.beforeHandle?.(psp, request, bytes) ?? Status.SUCCESS;
 			if (early !== Status.SUCCESS) return early;
 			const guest = guests.get(request.handle);
 			if (guest === undefined) return Status.INVALID_GUEST;

@@ -17,11 +17,17 @@ export interface Guest {
 	readonly policy: number;
 	/** Memory key, 16 bytes. */
 	readonly vek: Uint8Array;
+	/** Offline key of SWAP_OUT and SWAP_IN, 32 bytes. */
+	readonly oek: Uint8Array;
+	/** What the next SWAP_OUT encrypts with: 64 bits, never the same twice under one offline key. */
+	swapIv: bigint;
 	/** 0: not bound. */
 	asid: number;
 	channel: Channel;
 	/** What was measured so far; only while the guest is being launched. */
 	digest: Hash | undefined;
+	/** What LAUNCH_MEASURE ended with, 32 bytes, for ATTESTATION. Zeros before it, and in a received guest. */
+	launchDigest: Uint8Array;
 	/** What LAUNCH_MEASURE answered; a launch secret is bound to it. */
 	measure: Uint8Array;
 }

@@ -1,4 +1,4 @@
-import type { CryptoProvider, RandomSource } from '@cvm/crypto';
+import type { CryptoProvider, RandomSource, RsaPublicKey } from '@cvm/crypto';
 import type { FirmwareVersion } from '../abi/policy.js';
 import type { PlatformState } from '../abi/states.js';
 import type { Status } from '../abi/status.js';
@@ -8,25 +8,38 @@ import type { SevGeneration } from '../generations.js';
 import type { AsidTable } from './asids.js';
 import type { Guest, GuestTable, NewGuest } from './guests.js';
 import type { Identity } from './identity.js';
+import type { FirmwareOptions } from './options.js';
 import type { IdentityStore } from './persistence.js';
+import type { SaveAreaTable } from './save-areas.js';
 import type { SystemMemory } from './system-memory.js';
 
 /** The firmware's own memory: what commands work on. Nothing of it is in DRAM. */
 export interface Platform {
 	readonly provider: CryptoProvider;
 	readonly random: RandomSource;
-	readonly version: FirmwareVersion;
+	/** Another one after DOWNLOAD_FIRMWARE. */
+	version: FirmwareVersion;
+	/** Whose images DOWNLOAD_FIRMWARE takes. */
+	readonly firmwareKey: RsaPublicKey;
 	readonly generation: SevGeneration;
+	readonly options: FirmwareOptions;
 	/** 64 bytes that GET_ID answers. */
 	readonly chipId: Uint8Array;
+	/** As `chipId`, of the second socket. */
+	readonly secondChipId: Uint8Array | undefined;
 	readonly cekPrivateKey: Uint8Array;
 	/** The root that SEND_START accepts under POLICY.SEV. */
 	readonly trustedRoot: ArkPin;
-	readonly store: IdentityStore;
+	/** Keys in the SPI flash. */
+	readonly flash: IdentityStore;
+	/** Where keys are kept since the last INIT: `flash`, or the memory that INIT_EX was given. */
+	store: IdentityStore;
 	readonly memory: SystemMemory;
 	readonly engine: Engine;
 	readonly asids: AsidTable;
 	readonly guests: GuestTable;
+	/** Save areas of SEV-ES guests. */
+	readonly vmsaSlots: SaveAreaTable;
 	/** Set by the dispatcher only. */
 	state: PlatformState;
 	/** The flags of INIT. */
@@ -49,9 +62,10 @@ export type CreatingHandler<B> = (psp: Platform, buffer: B) => Reply<B> & { read
 
 /**
  * A command on a guest, in the stages between which the dispatcher makes its own checks. The order is part of the ABI:
- * platform state, `beforeHandle`, handle, `beforeState`, guest state, `run`.
+ * `beforePlatform`, platform state, `beforeHandle`, handle, `beforeState`, guest state, `run`.
  */
 export interface GuestHandler<B> {
+	readonly beforePlatform?: (psp: Platform, buffer: B) => Reply<B>;
 	readonly beforeHandle?: (psp: Platform, buffer: B) => Reply<B>;
 	readonly beforeState?: (psp: Platform, guest: Guest, buffer: B) => Reply<B>;
 	readonly run: (psp: Platform, guest: Guest, buffer: B) => Reply<B>;

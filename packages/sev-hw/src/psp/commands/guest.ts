@@ -1,10 +1,15 @@
+import { wipe } from '@cvm/crypto';
 import type { Infer } from '@cvm/layout';
 import type { activateBuffer, debugBuffer, guestStatusBuffer, handleBuffer } from '../../abi/buffers.js';
 import { Policy } from '../../abi/policy.js';
 import { Status } from '../../abi/status.js';
-import { closeChannel } from '../guests.js';
+import { closeChannel, type Guest } from '../guests.js';
 import type { GuestHandler, Platform, PlatformHandler } from '../platform.js';
 import { OK, refuse } from '../reply.js';
+
+/** The low ASIDs are for SEV-ES guests, the others are not. */
+export const suitsAsid = (psp: Platform, { policy }: Guest, asid: number): boolean =>
+	((policy & Policy.ES) !== 0) === asid < psp.generation.minSevNoEsAsid;
 
 /** SEV API 0.24 ACTIVATE: binds the guest's key to an ASID. The dispatcher lets VMRUN use it when the state allows. */
 export const activate: GuestHandler<Infer<typeof activateBuffer>> = {
@@ -14,10 +19,9 @@ export const activate: GuestHandler<Infer<typeof activateBuffer>> = {
 		return guest.asid !== 0 ? refuse(Status.ACTIVE) : OK;
 	},
 	run: (psp, guest, { asid }) => {
-		if (psp.asids.isDirty(asid)) return refuse(Status.DF_FLUSH_REQUIRED);
-		const needsEs = (guest.policy & Policy.ES) !== 0;
-		if (needsEs !== asid < psp.generation.minSevNoEsAsid) return refuse(Status.INVALID_ASID);
-		psp.asids.allocate(asid, guest.vek);
+		if (psp.asids.isDirty(asid, psp.asids.complexes)) return refuse(Status.DF_FLUSH_REQUIRED);
+		if (!suitsAsid(psp, guest, asid)) return refuse(Status.INVALID_ASID);
+		psp.asids.allocate(asid, guest.vek, psp.asids.complexes);
 		guest.asid = asid;
 		return OK;
 	},
@@ -33,12 +37,18 @@ export const deactivate: GuestHandler<Infer<typeof handleBuffer>> = {
 	},
 };
 
+/** Forgets what the firmware keeps of a guest: keys, digests, save areas. */
+export function forgetGuest(psp: Platform, guest: Guest): void {
+	closeChannel(psp.provider, guest);
+	wipe(guest.vek, guest.oek, guest.launchDigest);
+	psp.vmsaSlots.release(guest.handle);
+}
+
 /** SEV API 0.24 DECOMMISSION: forgets the guest. The dispatcher frees the handle. */
 export const decommission: GuestHandler<Infer<typeof handleBuffer>> = {
 	run: (psp, guest) => {
 		if (guest.asid !== 0) return refuse(Status.ACTIVE);
-		closeChannel(psp.provider, guest);
-		guest.vek.fill(0);
+		forgetGuest(psp, guest);
 		return OK;
 	},
 };

@@ -4,11 +4,10 @@ import {
 	type launchMeasureBuffer,
 	type launchStartBuffer,
 	MEASUREMENT_SIZE,
-	PACKET_LIMIT,
 	type transportBuffer,
 } from '../../abi/buffers.js';
 import { Status } from '../../abi/status.js';
-import { measureBlob, measurement } from '../../channel/measurement.js';
+import { bindsVersionAndMeasure, measureBlob, measurement } from '../../channel/measurement.js';
 import { openPacket, PACKET_HEADER_SIZE, PacketContext } from '../../channel/packet.js';
 import { closeChannel, zeroChannel } from '../guests.js';
 import type { CreatingHandler, GuestHandler } from '../platform.js';
@@ -16,8 +15,8 @@ import { OK, refuse } from '../reply.js';
 import { acceptChannel, makeGuest } from './new-guest.js';
 
 /**
- * SEV API 0.24 §6.2 LAUNCH_START. Without an owner's certificate the channel keys are zero. The policy's version and
- * reserved bits are checked in either case; public firmware leaves that out when there is no owner.
+ * SEV API 0.24 §6.2 LAUNCH_START. Without an owner's certificate the channel keys are zero. Whether the policy's version
+ * and reserved bits are checked then too is `FirmwareOptions.checkPolicyWithoutOwner`.
  */
 export const launchStart: CreatingHandler<Infer<typeof launchStartBuffer>> = (psp, b) => {
 	const { handle, policy, dhCertPaddr, dhCertLen, sessionPaddr, sessionLen } = b;
@@ -27,7 +26,9 @@ export const launchStart: CreatingHandler<Infer<typeof launchStartBuffer>> = (ps
 			: acceptChannel(psp, { certPaddr: dhCertPaddr, certLen: dhCertLen, sessionPaddr, sessionLen, policy });
 	if (owned !== undefined && owned.value === undefined) return owned;
 	const channel = owned?.value ?? zeroChannel(psp.provider);
-	return makeGuest(psp, { shareWith: handle, policy, channel, digest: psp.provider.hash('sha256') });
+	const digest = psp.provider.hash('sha256');
+	const checkPolicy = owned !== undefined || psp.options.checkPolicyWithoutOwner;
+	return makeGuest(psp, { shareWith: handle, policy, channel, digest, checkPolicy });
 };
 
 /** SEV API 0.24 LAUNCH_MEASURE. */
@@ -36,14 +37,14 @@ export const launchMeasure: GuestHandler<Infer<typeof launchMeasureBuffer>> = {
 		if (length < MEASUREMENT_SIZE) return { status: Status.INVALID_LENGTH, out: { length: MEASUREMENT_SIZE } };
 		const at = psp.memory.resolveLong(paddr, MEASUREMENT_SIZE);
 		if (at < 0) return refuse(Status.INVALID_ADDRESS);
-		const digest = guest.digest?.digest() ?? new Uint8Array(32);
+		guest.launchDigest = guest.digest?.digest() ?? new Uint8Array(32);
 		const mnonce = psp.random.bytes(16);
 		const { version } = psp;
 		guest.measure = measurement(psp.provider, {
 			tik: guest.channel.tik,
 			version,
 			policy: guest.policy,
-			digest,
+			digest: guest.launchDigest,
 			mnonce,
 		});
 		guest.digest = undefined;
@@ -52,11 +53,11 @@ export const launchMeasure: GuestHandler<Infer<typeof launchMeasureBuffer>> = {
 	},
 };
 
-/** SEV API 0.24 §6.6 LAUNCH_SECRET. */
+/** SEV API 0.24 §6.6 LAUNCH_SECRET. Before API 0.17 packets are not bound to the measurement. */
 export const launchSecret: GuestHandler<Infer<typeof transportBuffer>> = {
-	beforeState: (_psp, _guest, { guestPaddr, hdrLen, guestLen, transLen }) => {
+	beforeState: ({ options }, _guest, { guestPaddr, hdrLen, guestLen, transLen }) => {
 		if (guestPaddr % 16n !== 0n) return refuse(Status.INVALID_ADDRESS);
-		const fits = guestLen !== 0 && guestLen % 16 === 0 && guestLen <= PACKET_LIMIT && transLen === guestLen;
+		const fits = guestLen !== 0 && guestLen % 16 === 0 && guestLen <= options.packetLimit && transLen === guestLen;
 		return hdrLen === PACKET_HEADER_SIZE && fits ? OK : refuse(Status.INVALID_LENGTH);
 	},
 	run: (psp, guest, { hdrPaddr, guestPaddr, guestLen, transPaddr, transLen }) => {
@@ -70,10 +71,11 @@ export const launchSecret: GuestHandler<Infer<typeof transportBuffer>> = {
 			header: psp.memory.read(hdrAt, PACKET_HEADER_SIZE),
 			guestLength: guestLen,
 			payload: psp.memory.read(transAt, transLen),
-			measure: guest.measure,
+			...(bindsVersionAndMeasure(psp.version) && { measure: guest.measure }),
 		});
 		if (plaintext === undefined) return refuse(status);
 		psp.engine.store(guest.asid, [guestAt], [guestLen], 1, plaintext);
+		plaintext.fill(0);
 		return OK;
 	},
 };

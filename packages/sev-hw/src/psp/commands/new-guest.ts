@@ -53,6 +53,8 @@ interface NewGuestOptions {
 	readonly policy: number;
 	readonly channel: Channel;
 	readonly digest?: Hash;
+	/** Whether the policy's version and reserved bits are looked at. */
+	readonly checkPolicy: boolean;
 }
 
 /**
@@ -65,8 +67,10 @@ export function makeGuest(psp: Platform, o: NewGuestOptions): ReturnType<Creatin
 	return value === undefined ? refuse(status) : { status, guest: value };
 }
 
-function checkedGuest(psp: Platform, { shareWith, policy, channel, digest }: NewGuestOptions): Outcome<NewGuest> {
-	if (!policyAllowsVersion(policy, psp.version) || !policyIsWellFormed(policy)) return refuse(Status.POLICY_FAILURE);
+function checkedGuest(psp: Platform, o: NewGuestOptions): Outcome<NewGuest> {
+	const { shareWith, policy, channel, digest } = o;
+	const acceptable = policyAllowsVersion(policy, psp.version) && policyIsWellFormed(policy);
+	if (o.checkPolicy && !acceptable) return refuse(Status.POLICY_FAILURE);
 	const other = psp.guests.get(shareWith);
 	if (shareWith !== 0) {
 		if (other === undefined) return refuse(Status.INVALID_GUEST);
@@ -74,7 +78,16 @@ function checkedGuest(psp: Platform, { shareWith, policy, channel, digest }: New
 	}
 	if (psp.guests.isFull()) return refuse(Status.RESOURCE_LIMIT);
 	if ((policy & Policy.ES) !== 0 && (psp.config & CONFIG_ES) === 0) return refuse(Status.UNSUPPORTED);
-	const vek = other === undefined ? psp.random.bytes(16) : other.vek.slice();
-	const value: NewGuest = { policy, vek, asid: 0, channel, digest, measure: new Uint8Array(32) };
+	const value: NewGuest = {
+		policy,
+		vek: other === undefined ? psp.random.bytes(16) : other.vek.slice(),
+		oek: psp.random.bytes(32),
+		swapIv: 0n,
+		asid: 0,
+		channel,
+		digest,
+		measure: new Uint8Array(32),
+		launchDigest: new Uint8Array(32),
+	};
 	return { status: Status.SUCCESS, value };
 }

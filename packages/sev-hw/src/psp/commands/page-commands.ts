@@ -1,5 +1,5 @@
 import { constantTimeEqual, ctrBatch } from '@cvm/crypto';
-import { PACKET_LIMIT, transportBuffer } from '../../abi/buffers.js';
+import { transportBuffer } from '../../abi/buffers.js';
 import { Status } from '../../abi/status.js';
 import {
 	PACKET_HEADER_SIZE,
@@ -30,7 +30,7 @@ export const WAIT = -1;
 export interface PageHandler<R extends { readonly handle: number }> {
 	readonly reader: () => RequestReader<R>;
 	/** May answer in the command buffer. */
-	readonly beforeHandle?: (request: R, buffer: Uint8Array) => Status;
+	readonly beforeHandle?: (psp: Platform, request: R, buffer: Uint8Array) => Status;
 	/** Makes every check that is left and adds the work to `bulk`, or says {@link WAIT}. Writes to no memory. */
 	readonly plan: (psp: Platform, guest: Guest, request: R, bulk: Bulk) => Status | typeof WAIT;
 	/** Does what was planned, in order, with the answers in the command buffers. It cannot fail. */
@@ -95,6 +95,8 @@ const FLAGS_AT = packetHeader.offsetOf('flags');
 const IV_AT = packetHeader.offsetOf('iv');
 const MAC_AT = packetHeader.offsetOf('mac');
 const HDR_LEN_AT = transportBuffer.offsetOf('hdrLen');
+const GUEST_LEN_AT = transportBuffer.offsetOf('guestLen');
+const TRANS_LEN_AT = transportBuffer.offsetOf('transLen');
 
 function macOf(psp: Platform, guest: Guest, flags: number, iv: Uint8Array, ciphertext: Uint8Array): Uint8Array {
 	mac.flags = flags;
@@ -108,15 +110,16 @@ function macOf(psp: Platform, guest: Guest, flags: number, iv: Uint8Array, ciphe
 /** SEV API 0.24 SEND_UPDATE_DATA: guest memory as a packet under the channel's keys. */
 export const sendUpdateData: PageHandler<TransportRequest> = {
 	reader: transportReader,
-	beforeHandle: ({ hdrLen }, buffer) => {
+	beforeHandle: ({ options }, { hdrLen }, buffer) => {
 		if (hdrLen >= PACKET_HEADER_SIZE) return Status.SUCCESS;
 		answerHeaderLength(buffer);
+		if (options.fillTransLenOnQuery) buffer.copyWithin(TRANS_LEN_AT, GUEST_LEN_AT, GUEST_LEN_AT + 4);
 		return Status.INVALID_LENGTH;
 	},
 	plan: (psp, guest, r, bulk) => {
 		if (guest.asid === 0) return Status.INACTIVE;
 		const { guestLen } = r;
-		const fits = guestLen !== 0 && guestLen % 16 === 0 && guestLen <= PACKET_LIMIT && r.transLen >= guestLen;
+		const fits = guestLen !== 0 && guestLen % 16 === 0 && guestLen <= psp.options.packetLimit && r.transLen >= guestLen;
 		if (!fits) return Status.INVALID_LENGTH;
 		if (r.guestLow % 16 !== 0) return Status.INVALID_ADDRESS;
 		const hdrAt = psp.memory.resolve(r.hdrLow, r.hdrHigh, PACKET_HEADER_SIZE);
@@ -168,7 +171,7 @@ export const receiveUpdateData: PageHandler<TransportRequest> = {
 	plan: (psp, guest, r, bulk) => {
 		if (guest.asid === 0) return Status.INACTIVE;
 		const { guestLen, transLen } = r;
-		const fits = guestLen !== 0 && guestLen % 16 === 0 && transLen === guestLen && transLen <= PACKET_LIMIT;
+		const fits = guestLen !== 0 && guestLen % 16 === 0 && transLen === guestLen && transLen <= psp.options.packetLimit;
 		if (!fits || r.hdrLen < PACKET_HEADER_SIZE) return Status.INVALID_LENGTH;
 		if (r.guestLow % 16 !== 0) return Status.INVALID_ADDRESS;
 		const hdrAt = psp.memory.resolve(r.hdrLow, r.hdrHigh, PACKET_HEADER_SIZE);

@@ -1,68 +1,44 @@
 import type { Infer } from '@cvm/layout';
 import {
 	CHIP_ID_SIZE,
-	CONFIG_ES,
 	type getIdBuffer,
-	type initBuffer,
 	PLATFORM_CHAIN_SIZE,
 	type pdhCertExportBuffer,
 	type platformStatusBuffer,
-	TMR_SIZE,
 } from '../../abi/buffers.js';
 import { PlatformState } from '../../abi/states.js';
 import { Status } from '../../abi/status.js';
 import { SEV_CERT_SIZE } from '../../certificates/sev-certificate.js';
-import { closeChannel } from '../guests.js';
-import { createIdentity, createPdh, endorsementKey } from '../identity.js';
+import { wipeIdentity } from '../identity.js';
 import type { Platform, PlatformHandler } from '../platform.js';
 import { OK, refuse } from '../reply.js';
-import type { SpaRange } from '../system-memory.js';
+import { forgetGuest } from './guest.js';
 
-/** SEV API 0.24 INIT: takes up or makes the platform's keys, marks all ASIDs dirty, reserves the TMR of SEV-ES. */
-export const init: PlatformHandler<Infer<typeof initBuffer>> = (psp, { flags, reserved, tmrPaddr, tmrLength }) => {
-	if ((flags & ~CONFIG_ES) !== 0 || reserved.some((b) => b !== 0)) return refuse(Status.INVALID_CONFIG);
-	const stored = psp.store.load();
-	if (stored === 'invalid') return refuse(Status.SECURE_DATA_INVALID);
-	let tmr: SpaRange | undefined;
-	if ((flags & CONFIG_ES) !== 0) {
-		if (tmrPaddr % BigInt(TMR_SIZE) !== 0n) return refuse(Status.INVALID_ADDRESS);
-		if (tmrLength !== TMR_SIZE) return refuse(Status.INVALID_LENGTH);
-		const start = psp.memory.resolveLong(tmrPaddr, TMR_SIZE);
-		if (start < 0) return refuse(Status.INVALID_ADDRESS);
-		tmr = { start, end: start + TMR_SIZE };
-	}
-	const cek = endorsementKey(psp, psp.cekPrivateKey);
-	const identity = stored === 'empty' ? createIdentity(psp, cek) : { cek, ...stored };
-	if (stored === 'empty') psp.store.save(identity);
-	psp.identity = identity;
-	psp.memory.reserved = tmr;
-	psp.config = flags;
-	psp.asids.reset();
-	return OK;
-};
+/** PLATFORM_STATUS `owner`. */
+const OWNER_EXTERNAL = 1;
 
-/** SEV API 0.24 SHUTDOWN: destroys all guest contexts, bound or not. */
+/** SEV API 0.24 SHUTDOWN: destroys all guest contexts, bound or not, and forgets the keys that are stored. */
 export const shutdown: PlatformHandler<void> = (psp) => {
 	for (const guest of psp.guests.values()) {
-		closeChannel(psp.provider, guest);
-		guest.vek.fill(0);
+		forgetGuest(psp, guest);
 		psp.guests.remove(guest.handle);
 	}
 	psp.asids.reset();
+	if (psp.identity !== undefined) wipeIdentity(psp.identity);
 	psp.identity = undefined;
 	psp.memory.reserved = undefined;
 	psp.config = 0;
 	return OK;
 };
 
-/** SEV API 0.24 PLATFORM_STATUS. The platform is always self-owned: PEK_CERT_IMPORT is not implemented. */
+/** SEV API 0.24 PLATFORM_STATUS. Without INIT nobody owns the platform, as far as it says. */
 export const platformStatus: PlatformHandler<Infer<typeof platformStatusBuffer>> = (psp) => ({
 	status: Status.SUCCESS,
 	out: {
 		apiMajor: psp.version.major,
 		apiMinor: psp.version.minor,
 		state: psp.state,
-		owner: 0,
+		owner: psp.identity?.owner === 'external' ? OWNER_EXTERNAL : 0,
 		config: psp.state === PlatformState.UNINIT ? 0 : psp.config,
 		build: psp.version.build,
 		guestCount: psp.guests.count,
@@ -85,27 +61,24 @@ export const pdhCertExport: PlatformHandler<Infer<typeof pdhCertExportBuffer>> =
 	return { status: Status.SUCCESS, out: lengths };
 };
 
-/** SEV API 0.24 PDH_GEN: a new PDH. Every session buffer made for the old one is worthless from now on. */
-export const pdhGen: PlatformHandler<void> = (psp) => {
-	const old = requireIdentity(psp);
-	const identity = { ...old, pdh: createPdh(psp, old.pek) };
-	psp.store.save(identity);
-	psp.identity = identity;
-	old.pdh.privateKey.fill(0);
-	return OK;
-};
-
-/** SEV API 0.24 GET_ID: 64 bytes, of one socket. */
+/**
+ * SEV API 0.24 GET_ID: 64 bytes, of the first socket; 128 bytes, of both, if there are two and ID_LEN is exactly that.
+ */
 export const getId: PlatformHandler<Infer<typeof getIdBuffer>> = (psp, { idPaddr, idLen }) => {
-	const out = { idLen: CHIP_ID_SIZE };
-	if (idLen < CHIP_ID_SIZE) return { status: Status.INVALID_LENGTH, out };
-	const at = psp.memory.resolveLong(idPaddr, CHIP_ID_SIZE);
+	if (idLen < CHIP_ID_SIZE) return { status: Status.INVALID_LENGTH, out: { idLen: CHIP_ID_SIZE } };
+	const ids = [psp.chipId];
+	if (psp.secondChipId !== undefined && idLen === 2 * CHIP_ID_SIZE) ids.push(psp.secondChipId);
+	const length = ids.length * CHIP_ID_SIZE;
+	const at = psp.memory.resolveLong(idPaddr, length);
 	if (at < 0) return refuse(Status.INVALID_ADDRESS);
-	psp.memory.dram.set(psp.chipId, at);
-	return { status: Status.SUCCESS, out };
+	for (const [i, id] of ids.entries()) psp.memory.dram.set(id, at + i * CHIP_ID_SIZE);
+	return { status: Status.SUCCESS, out: { idLen: length } };
 };
 
-/** SEV API 0.24 DF_FLUSH. */
+/**
+ * SEV API 0.24 DF_FLUSH. The first one after INIT with SEV-ES also enables the TMR, which shows nowhere: addresses in a
+ * TMR that is only reserved are refused as well.
+ */
 export const dfFlush: PlatformHandler<void> = (psp) => (psp.asids.flush() ? OK : refuse(Status.WBINVD_REQUIRED));
 
 /** SEV API 0.24 NOP. */

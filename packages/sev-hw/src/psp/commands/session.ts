@@ -101,5 +101,5 @@ export const receiveStart: CreatingHandler<Infer<typeof receiveStartBuffer>> = (
 		policy,
 	});
 	if (accepted.value === undefined) return accepted;
-	return makeGuest(psp, { shareWith: handle, policy, channel: accepted.value });
+	return makeGuest(psp, { shareWith: handle, policy, channel: accepted.value, checkPolicy: true });
 };

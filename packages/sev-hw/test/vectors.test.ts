@@ -12,38 +12,36 @@ import {
 	patternPage,
 	peerOf,
 	provider,
+	type Rig,
 	receiveStartFields,
 	scriptedRandom,
 	sendStartFields,
 } from './rig.js';
+import { inputOf, readVectors, vector } from './vectors/load.js';
+
+// `vectors-runner.test.ts` runs every vector against single functions; here some go through the firmware.
 
 const repeated = (byte: number, length: number) => new Uint8Array(length).fill(byte);
-const counting = (from: number, length = 16) => Uint8Array.from({ length }, (_, i) => from + i);
+
+/** Gives the platform another Diffie-Hellman key, as INIT might have drawn it. */
+function setPdh(rig: Rig, privateKey: Uint8Array): void {
+	const { identity } = rig.platform;
+	if (identity === undefined) throw new Error('rig: expected an identity');
+	rig.platform.identity = { ...identity, pdh: { ...identity.pdh, privateKey } };
+}
 
 describe('the launch measurement', () => {
-	it("is that of AMD's sev-tool for its test vector, through LAUNCH_START and LAUNCH_MEASURE", () => {
-		// AMDESE/sev-tool, tests.cpp: LD of nothing, policy 0, API 0.18 build 15.
-		const tik = fromHex('66320db73158a35a255d051758e95ed4');
-		const mnonce = fromHex('4fbe0bedbad6c86ae8f68971d103e554');
-		const rig = initialised({ version: { major: 0, minor: 18, build: 15 } });
-		const { cert } = peerOf(rig, 0);
-		const owner = scriptedRandom('owner');
-		owner.script.push(repeated(0, 16), tik);
-		const pdh = rig.platform.identity?.pdh.privateKey ?? new Uint8Array(0);
-		const peer = provider.p384.publicKey(pdh);
-		const { session } = createSession(provider, owner, { privateKey: repeated(0x11, 48), peer, policy: 0 });
-		const { policy, sessionPaddr, sessionLen, ...c } = receiveStartFields(rig, 0, {
-			cert,
-			session,
-			keys: peerOf(rig, 0).keys,
-		});
-		const start = { policy, sessionPaddr, sessionLen, dhCertPaddr: c.pdhCertPaddr, dhCertLen: c.pdhCertLen };
-		const { handle = 0 } = rig.must('LAUNCH_START', start);
-		rig.random.script.push(mnonce);
+	it('is that of vector measurement sev-tool, through LAUNCH_START and LAUNCH_MEASURE', () => {
+		const { input, output } = vector('measurement', 'sev-tool');
+		const [version, policy] = [input.object('version'), input.number('policy')];
+		const [major, minor, build] = [version.number('major'), version.number('minor'), version.number('build')];
+		const rig = initialised({ version: { major, minor, build } });
+		const owner = ownerWith(rig, policy, input.bytes('tik'));
+		const { pdhCertPaddr, pdhCertLen, ...rest } = receiveStartFields(rig, policy, owner);
+		const { handle = 0 } = rig.must('LAUNCH_START', { ...rest, dhCertPaddr: pdhCertPaddr, dhCertLen: pdhCertLen });
+		rig.random.script.push(input.bytes('mnonce'));
 		rig.must('LAUNCH_MEASURE', { handle, paddr: 0x300000n, length: 48 });
-		expect(toHex(rig.at(0x300000, 48))).toBe(
-			`6faab2daae389bcd3405a05d6cafe33c0414f7bedd0bae19ba5f38b7fd1664ea${toHex(mnonce)}`,
-		);
+		expect(toHex(rig.at(0x300000, 48))).toBe(output('measure') + toHex(input.bytes('mnonce')));
 	});
 
 	it('covers data in the order of its LAUNCH_UPDATE_DATA, not its addresses', () => {
@@ -65,9 +63,42 @@ describe('the launch measurement', () => {
 	});
 });
 
-// Our own values, made by an independent script; not published by anybody, so no proof of conformance.
+/** A peer whose session carries a TIK, and a TEK if one is given. */
+function ownerWith(rig: Rig, policy: number, tik: Uint8Array, tek: Uint8Array = repeated(0, 16)) {
+	const random = scriptedRandom('owner');
+	random.script.push(tek, tik);
+	const peer = provider.p384.publicKey(rig.platform.identity?.pdh.privateKey ?? repeated(0, 48));
+	const made = createSession(provider, random, { privateKey: repeated(0x11, 48), peer, policy });
+	return { cert: peerOf(rig, policy).cert, ...made };
+}
+
+describe('opening a session', () => {
+	const file = readVectors('session-open');
+
+	it.each(file.cases)('$id, through RECEIVE_START and LAUNCH_START', (c) => {
+		const input = inputOf(file, c);
+		const platform = input.object('platform');
+		const version = { major: platform.number('major'), minor: platform.number('minor'), build: 0 };
+		const rig = initialised({ es: true, version });
+		setPdh(rig, input.bytes('serverPrivateKey'));
+		const policy = input.number('policy');
+		const sent = { cert: input.bytes('clientCertificate'), session: input.bytes('session') };
+		const fields = receiveStartFields(rig, policy, { ...peerOf(rig, policy), ...sent });
+		const { pdhCertPaddr, pdhCertLen, ...rest } = fields;
+		const launch = { ...rest, dhCertPaddr: pdhCertPaddr, dhCertLen: pdhCertLen };
+		for (const answer of [rig.command('RECEIVE_START', fields), rig.command('LAUNCH_START', launch)]) {
+			expect(answer.status).toBe(c.expect.status);
+			if (c.expect.status !== 'SUCCESS') continue;
+			const { masterSecret, tek, tik } = rig.platform.guests.get(answer.out.handle ?? 0)?.channel ?? {};
+			const keys = { masterSecret: toHex(masterSecret ?? repeated(0, 0)), tek: toHex(tek ?? repeated(0, 0)) };
+			expect({ status: answer.status, ...keys, tik: toHex(tik ?? repeated(0, 0)) }).toEqual(c.expect);
+		}
+	});
+});
+
 describe('the transport of a migration', () => {
-	it('makes the session buffer of the fixed keys, through SEND_START', () => {
+	it('makes the session buffer of vector session-create fixed-inputs, through SEND_START', () => {
+		const { input, output } = vector('session-create', 'fixed-inputs');
 		// INIT draws candidates for OCA, PEK and PDH, and the IV of what it stores.
 		const withPdh = (seed: string, pdh: number) => {
 			const rig = createRig({ seed });
@@ -78,91 +109,69 @@ describe('the transport of a migration', () => {
 			return rig;
 		};
 		const rig = withPdh('source', 0x01);
-		const { handle } = guestIn(rig, GuestState.RUNNING, 0x25, 1);
+		const { handle } = guestIn(rig, GuestState.RUNNING, input.number('policy'), 1);
 		const fields = sendStartFields(rig, handle, certificatesOf(withPdh('target', 0x02)));
-		rig.random.script.push(counting(0x20), counting(0x30), counting(0x10), counting(0x40));
+		for (const draw of ['tek', 'tik', 'nonce', 'wrapIv']) rig.random.script.push(input.bytes(draw));
 		rig.must('SEND_START', fields);
 		expect(rig.platform.guests.get(handle)?.channel).toMatchObject({
-			masterSecret: fromHex('ada6b461333e2cbeea201cc05036ebbd'),
-			tek: counting(0x20),
-			tik: counting(0x30),
+			masterSecret: fromHex(output('masterSecret')),
+			tek: input.bytes('tek'),
+			tik: input.bytes('tik'),
 		});
-		expect(toHex(rig.at(fields.sessionPaddr, 128))).toBe(
-			'101112131415161718191a1b1c1d1e1f89008427d59af48a57cc0c14e54281b0303c8c19cc11856cb93e277484accd50' +
-				'404142434445464748494a4b4c4d4e4f08458271796a934bafbe4e5971fa3fd9fe094dacd83364439887e6fe79cb7838' +
-				'ecb7132d6bb36a4613d63075acc3bdae4626bb854b83d82f0ea4461b07e8ce30',
-		);
+		expect(toHex(rig.at(fields.sessionPaddr, 128))).toBe(output('session'));
 	});
 
-	/** A guest in SUPDATE with TEK 00…0f and TIK 10…1f. */
-	function sender() {
-		const rig = initialised();
-		const { handle, page } = guestIn(rig, GuestState.RUNNING);
-		const fields = sendStartFields(rig, handle, certificatesOf(rig));
-		rig.random.script.push(counting(0x00), counting(0x10), repeated(0, 16), repeated(0, 16));
-		rig.must('SEND_START', fields);
-		const zero = rig.allocate(4096);
-		controllerOf(rig).write(ASID, zero, new Uint8Array(64));
-		const send = (guestPaddr: bigint, guestLen: number, iv: Uint8Array) => {
-			rig.random.script.push(iv);
-			const [hdrPaddr, transPaddr] = [BigInt(rig.allocate(52)), BigInt(rig.allocate(4096))];
+	it.each(['data-16-zeros', 'data-page', 'data-counter-wrap', 'data-counter-carry-32', 'data-48-bytes'])(
+		'seals as vector packet-seal %s, through SEND_UPDATE_DATA',
+		(id) => {
+			const { input, output } = vector('packet-seal', id);
+			const rig = initialised();
+			const { handle } = guestIn(rig, GuestState.RUNNING);
+			const fields = sendStartFields(rig, handle, certificatesOf(rig));
+			rig.random.script.push(input.bytes('tek'), input.bytes('tik'), repeated(0, 16), repeated(0, 16));
+			rig.must('SEND_START', fields);
+			const plaintext = input.bytes('plaintext');
+			const [guest, hdr, trans] = [rig.allocate(4096), rig.allocate(52), rig.allocate(4096)];
+			controllerOf(rig).write(ASID, guest, plaintext);
+			rig.random.script.push(input.bytes('iv'));
 			rig.must('SEND_UPDATE_DATA', {
-				handle,
-				hdrPaddr,
-				hdrLen: 52,
-				guestPaddr,
-				guestLen,
-				transPaddr,
-				transLen: guestLen,
+				...{ handle, hdrPaddr: BigInt(hdr), hdrLen: 52 },
+				...{ guestPaddr: BigInt(guest), guestLen: plaintext.length },
+				...{ transPaddr: BigInt(trans), transLen: plaintext.length },
 			});
-			return { header: toHex(rig.at(hdrPaddr, 52)), payload: rig.at(transPaddr, guestLen) };
-		};
-		return { page, zero: BigInt(zero), send };
+			expect(toHex(rig.at(hdr, 52))).toBe(output('header'));
+			expect(toHex(rig.at(trans, plaintext.length))).toBe(output('payload'));
+		},
+	);
+
+	const file = readVectors('packet-open');
+	// Those that pass the command's own checks of lengths, which come before the packet's.
+	const received = file.cases.filter((c) => c.id.startsWith('data-') || c.id === 'data').filter(fitsCommand);
+	function fitsCommand(c: (typeof file.cases)[number]): boolean {
+		const input = inputOf(file, c);
+		const [header, guestLength] = [input.bytes('header').length, input.number('guestLength')];
+		const isData = input.number('context') === 2 && !input.has('measure');
+		return isData && header >= 52 && guestLength > 0 && guestLength === input.bytes('payload').length;
 	}
 
-	it('seals 16 zero bytes', () => {
-		const { zero, send } = sender();
-		const { header, payload } = send(zero, 16, counting(0x20));
-		expect(toHex(payload)).toBe('5be87e2e5b447c944b21c9af7756c0d8');
-		expect(header).toBe(
-			'00000000202122232425262728292a2b2c2d2e2fc81fdc6cf7def343cccad0171628f4d09810893011bf5ac4b36117f0a9efb21e',
-		);
-	});
-
-	it('seals a page', () => {
-		const { page, send } = sender();
-		const { header, payload } = send(page, 4096, counting(0x20));
-		expect(toHex(payload.subarray(0, 16))).toBe('58e26f36446251a0706380ff2008a5b4');
-		expect(toHex(provider.digest('sha256', payload))).toBe(
-			'ff11ff92e81cced97e3dde55bd721fbcf5f87033f57feb0c5ba85cfc9ae82576',
-		);
-		expect(header.slice(40)).toBe('ac8a0ca19bcef109b40f88610862da59715874d4198ff4fb7fe72546422a0279');
-	});
-
-	it('lets the counter wrap as one integer of 128 bits', () => {
-		const { zero, send } = sender();
-		const { header, payload } = send(zero, 32, repeated(0xff, 16));
-		expect(toHex(payload)).toBe('3c441f32ce07822364d7a2990e50bb13c6a13b37878f5b826f4f8162a1c8d879');
-		expect(header.slice(40)).toBe('6ec3a9ee98069b6e5f4ab6d804d465cbf3a2f1b6fb5a3593123b7f1ea93df182');
-	});
-
-	it('opens a page sealed elsewhere', () => {
+	it.each(received)('opens vector packet-open $id, through RECEIVE_UPDATE_DATA', (c) => {
+		const input = inputOf(file, c);
 		const rig = initialised();
-		const { cert } = peerOf(rig, 0);
-		const random = scriptedRandom('peer');
-		random.script.push(counting(0x00), counting(0x10));
-		const peer = provider.p384.publicKey(rig.platform.identity?.pdh.privateKey ?? new Uint8Array(0));
-		const made = createSession(provider, random, { privateKey: repeated(0x11, 48), peer, policy: 0 });
-		const { handle = 0 } = rig.must('RECEIVE_START', receiveStartFields(rig, 0, { cert, ...made }));
+		const peer = ownerWith(rig, 0, input.bytes('tik'), input.bytes('tek'));
+		const { handle = 0 } = rig.must('RECEIVE_START', receiveStartFields(rig, 0, peer));
 		rig.must('ACTIVATE', { handle, asid: ASID });
-		const header = fromHex(
-			'00000000202122232425262728292a2b2c2d2e2fc81fdc6cf7def343cccad0171628f4d09810893011bf5ac4b36117f0a9efb21e',
-		);
-		const payload = fromHex('5be87e2e5b447c944b21c9af7756c0d8');
-		const packet = { hdrPaddr: rig.put(header), hdrLen: 52, transPaddr: rig.put(payload), transLen: 16 };
-		rig.must('RECEIVE_UPDATE_DATA', { handle, ...packet, guestPaddr: 0x300000n, guestLen: 16 });
-		const out = patternPage().subarray(0, 16);
-		controllerOf(rig).read(ASID, 0x300000, out);
-		expect(out).toEqual(new Uint8Array(16));
+		const [header, payload] = [input.bytes('header'), input.bytes('payload')];
+		const guest = rig.allocate(4096);
+		const before: Uint8Array = patternPage().subarray(0, payload.length);
+		controllerOf(rig).write(ASID, guest, before);
+		const { status } = rig.command('RECEIVE_UPDATE_DATA', {
+			...{ handle, hdrPaddr: rig.put(header), hdrLen: header.length },
+			...{ guestPaddr: BigInt(guest), guestLen: payload.length },
+			...{ transPaddr: rig.put(payload), transLen: payload.length },
+		});
+		const after = new Uint8Array(payload.length);
+		controllerOf(rig).read(ASID, guest, after);
+		expect(status).toBe(c.expect.status);
+		expect(toHex(after)).toBe(c.expect['plaintext'] ?? toHex(before));
 	});
 });

@@ -1,0 +1,22 @@
+/** The files of public data that cases name, and the SHA-256 of each. Not part of any release of this project. */
+export const PUBLIC_FILES: Readonly<Record<string, string>> = {
+	'ovmf/amdsev-el9-last4k.bin': '2f6fc6065f4abc131eb4fb2b5090a542636eae84a94c0db0fdd5f405cb372ff5',
+	'ovmf/ovmf_AmdSev_suffix.bin': '8f765dfabc127fc0a938a0744a3103ec15864d7d794eb4c398aa976b6d6ab16c',
+	'ovmf/ovmf_OvmfX64_suffix.bin': 'b4c021e085fb83ceffe6571a3d357b4a98773c83c474e47f76c876708fe316da',
+	'sev/measurement/initrd-fake': '76fa1a19324945ce9b1ee17f211ca5b55cbb74d0368eecce53932a1fddc8e8cb',
+	'sev/measurement/vmlinuz-fake': 'af609b31eca2942fc46ed7209c7704771cfc2c91750ff4cb899be39b371b4e48',
+	'sev/naples/cek.cert': 'cbecc40f5b7d7e988fe7e4af20195cc540404eb685a2b49df0160781d04cf8f4',
+	'sev/naples/oca.cert': 'dfa8331592774030cc38716ee0d436aba269d7c17c78e2a261f19e967377c34c',
+	'sev/naples/pdh.cert': '34b11563c32bd17b4e2b4b8205301af64e7bd06a85e2a6ada789bc9d5dfd9932',
+	'sev/naples/pek.cert': '31243368c2046fbf48e51a73075c33e69600cee1876919869f0383a94e8df558',
+	'sev/roots/genoa-ark.cert': '8f4e3fd36589c23f1fe0c8338465bac7e2e066d97fc92f228bbee4fd356fb674',
+	'sev/roots/genoa-ask.cert': 'c30307e4f594fb6c51fd753ab758eb78ad4bb70d9e4d96690e51c0621901031d',
+	'sev/roots/milan-ark.cert': '1246469862b78a7a8625579b0378d1f8e975eb8b82a1623b579d7968a5969888',
+	'sev/roots/milan-ask.cert': 'c7c73765561c58003a3d09adb2c76993027dd3a1ec4e9be876024c035e015cec',
+	'sev/roots/naples-ark.cert': 'dedabca561e1dece8cc00b7bda864cf5f20b95017864408cfe18eaee0dce24b9',
+	'sev/roots/naples-ask.cert': 'c6f30cf923f526c3bcd5c8c221db51e0db65911782f046de17a6603131cdfd7f',
+	'sev/roots/rome-ark.cert': '865977b268c16d5b27772b00aaefb4e737ba9499e818ed8e9f65b0cecefbc529',
+	'sev/roots/rome-ask.cert': '7754a69407d25540fe3a695be6b02c58a53bffd12594f5c30793d6cb62875706',
+	'sev/roots/turin-ark.cert': 'f6405e5096a6eee1eb7d5df75c49f9b9f7c8357a31c7fff150149d68588a7bf7',
+	'sev/roots/turin-ask.cert': '2ee285477f0d5eb94a69029197f4cf58ca82d8e1b9a276da1ac45b0db3f4be56',
+};

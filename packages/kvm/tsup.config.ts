@@ -2,5 +2,11 @@ import { defineConfig } from 'tsup';
 import { library } from '../../tsup.base.js';
 
 export default defineConfig(
-	library({ index: 'src/index.ts', abi: 'src/abi/index.ts', vcpu: 'src/vcpu/index.ts', guest: 'src/guest/index.ts' }),
+	library({
+		index: 'src/index.ts',
+		abi: 'src/abi/index.ts',
+		ccp: 'src/ccp/index.ts',
+		vcpu: 'src/vcpu/index.ts',
+		guest: 'src/guest/index.ts',
+	}),
 );

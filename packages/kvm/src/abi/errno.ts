@@ -1,5 +1,9 @@
-/** Linux x86-64 error numbers (include/uapi/asm-generic/errno-base.h, errno.h), positive. An ioctl-like call returns `-Errno.X`. */
+/**
+ * Linux x86-64 error numbers (include/uapi/asm-generic/errno-base.h, errno.h), positive. An ioctl-like call returns
+ * `-Errno.X`. ENOTSUPP is the kernel's own (include/linux/errno.h) and reaches programs all the same.
+ */
 export const Errno = {
+	EPERM: 1,
 	EIO: 5,
 	ENOMEM: 12,
 	EBADF: 9,
@@ -9,6 +13,7 @@ export const Errno = {
 	EINVAL: 22,
 	ENOTTY: 25,
 	ENOENT: 2,
+	ENOTSUPP: 524,
 } as const;
 /** One of the error numbers. */
 export type Errno = (typeof Errno)[keyof typeof Errno];

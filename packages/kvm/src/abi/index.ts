@@ -21,3 +21,20 @@ export type { CpuidEntry } from './cpuid.js';
 export { Errno } from './errno.js';
 export type { KvmAbi } from './generation.js';
 export { ExitReason, IoDirection, KVM_RUN_SIZE, RunOffset } from './run-page.js';
+export {
+	kvmEncRegion,
+	kvmSevAttestationReport,
+	kvmSevCmd,
+	kvmSevDbg,
+	kvmSevGuestStatus,
+	kvmSevLaunchMeasure,
+	kvmSevLaunchSecret,
+	kvmSevLaunchStart,
+	kvmSevLaunchUpdateData,
+	kvmSevReceiveStart,
+	kvmSevReceiveUpdateData,
+	kvmSevSendStart,
+	kvmSevSendUpdateData,
+	SevCommand,
+	SevIoctl,
+} from './sev.js';

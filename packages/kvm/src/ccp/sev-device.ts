@@ -1,6 +1,14 @@
 import { type Spa, spa } from '@cvm/layout';
 import type { SevMachine } from '@cvm/sev-hw';
-import { CHIP_ID_SIZE, COMMANDS, PLATFORM_CHAIN_SIZE, PlatformState } from '@cvm/sev-hw/abi';
+import {
+	CHIP_ID_SIZE,
+	COMMANDS,
+	CONFIG_ES,
+	PLATFORM_CHAIN_SIZE,
+	PlatformState,
+	Status,
+	TMR_SIZE,
+} from '@cvm/sev-hw/abi';
 import { Errno } from '../abi/errno.js';
 import type { KernelMemory } from '../host-memory.js';
 
@@ -60,6 +68,8 @@ export interface SevDriver extends SevDevice {
 	readonly machine: SevMachine;
 	/** Gives a command to the firmware; `out` is the command buffer afterwards. */
 	issue<V>(command: FirmwareCommand<V>, fields: Partial<V>): SevResult & { readonly out: V };
+	/** Gives a command without a buffer to the firmware. */
+	issueBare(command: { readonly id: number }): SevResult;
 	/** One of four scratch buffers of {@link BLOB_LIMIT} bytes, for the time of one ioctl. */
 	scratch(index: 0 | 1 | 2 | 3): KernelBuffer;
 	/** Command buffers for a batch: number i at `spa + 64 * i`, {@link BATCH_SLOTS} of them. */
@@ -77,8 +87,18 @@ export const BATCH_STRIDE = 64;
 
 const SCRATCH_BUFFERS = 4;
 
-/** Opens the firmware's mailbox. It takes its kernel memory at once and keeps it. */
-export function createSevDriver(machine: SevMachine, memory: KernelMemory): SevDriver {
+/** Memory for SEV-ES save areas, as Linux reserves it: 1 MiB, aligned to its size. Call it before anything else takes memory. */
+export function reserveTmr(memory: KernelMemory): Spa {
+	const { spa } = memory.allocate(TMR_SIZE);
+	return spa;
+}
+
+/**
+ * Opens the firmware's mailbox. It takes its kernel memory at once and keeps it.
+ *
+ * @param tmr where SEV-ES save areas go: INIT then asks for SEV-ES
+ */
+export function createSevDriver(machine: SevMachine, memory: KernelMemory, tmr?: Spa): SevDriver {
 	const { psp } = machine;
 	const command = memory.allocate(4096);
 	const blobs = memory.allocate(SCRATCH_BUFFERS * BLOB_LIMIT);
@@ -91,9 +111,10 @@ export function createSevDriver(machine: SevMachine, memory: KernelMemory): SevD
 		const result = answer(psp.submit(id, command.spa));
 		return { ...result, out: buffer.decode(command.bytes.slice(0, bytes.length)) };
 	};
+	const issueBare: SevDriver['issueBare'] = ({ id }) => answer(psp.submit(id, command.spa));
 	const flush = (): SevResult => {
 		machine.wbinvd();
-		return answer(psp.submit(COMMANDS.DF_FLUSH.id, command.spa));
+		return issueBare(COMMANDS.DF_FLUSH);
 	};
 	const scratch: SevDriver['scratch'] = (index) => {
 		const at = index * BLOB_LIMIT;
@@ -104,16 +125,24 @@ export function createSevDriver(machine: SevMachine, memory: KernelMemory): SevD
 		const { apiMajor, apiMinor, build, state, owner, config, guestCount } = out;
 		return { ret, error, apiMajor, apiMinor, build, state, owner, config, guestCount };
 	};
+	const init = () => {
+		const es = tmr === undefined ? {} : { flags: CONFIG_ES, tmrPaddr: BigInt(tmr), tmrLength: TMR_SIZE };
+		const { ret, error } = issue(COMMANDS.INIT, es);
+		return { ret, error };
+	};
 	/** Asks each time: another driver instance may have brought the platform up or down, and INIT is legal only once. */
 	const platformInit = (): SevResult => {
 		if (platformStatus().state !== PlatformState.UNINIT) return SEV_OK;
-		const { ret, error } = issue(COMMANDS.INIT, {});
-		return ret === 0 ? flush() : { ret, error };
+		let result = init();
+		// Linux sev-dev.c, __sev_platform_init_locked: firmware that lost its data may have discarded it, so once more.
+		if (result.error === Status.SECURE_DATA_INVALID) result = init();
+		return result.ret === 0 ? flush() : result;
 	};
 
 	return {
 		machine,
 		issue,
+		issueBare,
 		flush,
 		scratch,
 		batch,

@@ -18,6 +18,7 @@ module.exports = {
 		only('crypto'),
 		only('sev-hw', 'layout', 'crypto'),
 		only('kvm', 'layout', 'crypto', 'sev-hw'),
+		only('devsev', 'layout', 'crypto', 'sev-hw', 'kvm'),
 		only('ovmf-mh', 'layout', 'crypto', 'kvm'),
 		only('qemu-mig', 'layout'),
 		only('qmp'),

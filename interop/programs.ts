@@ -5,12 +5,13 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterAll } from 'vitest';
 
-const main = fileURLToPath(new URL('../apps/cvm/dist/main.js', import.meta.url));
+/** The built `cvm`: `spawn(process.execPath, [cvmProgram, ...argv])`. */
+export const cvmProgram = fileURLToPath(new URL('../apps/cvm/dist/main.js', import.meta.url));
 
 /** Runs the built `cvm` to its end. */
 export function cvm(...argv: string[]): Promise<{ code: number; stdout: string; stderr: string }> {
 	return new Promise((resolve, reject) => {
-		const child = spawn(process.execPath, [main, ...argv], { stdio: ['ignore', 'pipe', 'pipe'] });
+		const child = spawn(process.execPath, [cvmProgram, ...argv], { stdio: ['ignore', 'pipe', 'pipe'] });
 		let [stdout, stderr] = ['', ''];
 		child.stdout.on('data', (data) => (stdout += data));
 		child.stderr.on('data', (data) => (stderr += data));
@@ -20,7 +21,7 @@ export function cvm(...argv: string[]): Promise<{ code: number; stdout: string; 
 }
 
 /** The program that runs a host by itself: `spawn(process.execPath, [...hostProgram, ...options])`. */
-export const hostProgram = [main, 'host'];
+export const hostProgram = [cvmProgram, 'host'];
 
 /** Runs a program that must succeed. @returns its standard output */
 export const run = (program: string, argv: readonly string[], input?: Uint8Array): string =>

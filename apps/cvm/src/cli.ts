@@ -3,7 +3,9 @@ import { runHost } from '@cvm/host';
 import { Command, CommanderError } from 'commander';
 import { benchCommand } from './bench/command.js';
 import { demoCommand } from './demo/command.js';
-import { DemoFailure, FAILED, MISUSED, Misuse } from './exit.js';
+import { devsevCommand } from './devsev/command.js';
+import { DemoFailure, FAILED, Failure, MISUSED, Misuse } from './exit.js';
+import { ownerCommand } from './owner/command.js';
 
 /** The package's own manifest lies one folder above `dist`. */
 const manifest = JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8')) as { version: string };
@@ -23,11 +25,12 @@ export async function createCli(argv: readonly string[]): Promise<number> {
 		.showSuggestionAfterError(false) // one mistake, one line
 		.configureOutput({ outputError: (text, write) => write(`cvm: ${text.replace(/^error: /, '')}`) })
 		.addHelpText('after', '\nexample:\n  cvm demo --workload random --memory 256M\n');
-	for (const make of [demoCommand, benchCommand]) {
+	for (const make of [demoCommand, benchCommand, ownerCommand, devsevCommand]) {
 		const command = make((result) => {
 			code = result;
 		});
-		program.addCommand(command.copyInheritedSettings(program));
+		program.addCommand(command);
+		inherit(program, command);
 	}
 	program.command('host').description('one host process, with QEMU-style options: see `cvm host --help`');
 	try {
@@ -35,7 +38,7 @@ export async function createCli(argv: readonly string[]): Promise<number> {
 		return code;
 	} catch (error) {
 		if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : MISUSED;
-		if (error instanceof Misuse || error instanceof DemoFailure) {
+		if (error instanceof Misuse || error instanceof DemoFailure || error instanceof Failure) {
 			process.stderr.write(`cvm: ${error.message}\n`);
 			return error instanceof Misuse ? MISUSED : FAILED;
 		}
@@ -46,4 +49,10 @@ export async function createCli(argv: readonly string[]): Promise<number> {
 		process.stderr.write(`cvm: internal error: ${(error as Error).stack}\n`);
 		return FAILED;
 	}
+}
+
+/** Hands the settings of a command on to its subcommand, and to those of that. */
+function inherit(parent: Command, command: Command): void {
+	command.copyInheritedSettings(parent);
+	for (const sub of command.commands) inherit(command, sub);
 }

@@ -14,3 +14,9 @@ export class DemoFailure extends Error {
 	override readonly name = 'DemoFailure';
 	readonly code = 'demo';
 }
+
+/** What was asked for did not come to a good end: one line, exit code 1. */
+export class Failure extends Error {
+	override readonly name = 'Failure';
+	readonly code = 'failed';
+}

@@ -45,13 +45,15 @@ export interface GivenDemoOptions {
 	readonly json?: boolean;
 }
 
-function oneOf<T extends string>(option: string, value: string, allowed: readonly T[]): T {
+/** @throws Misuse unless `value` is one of `allowed` */
+export function oneOf<T extends string>(option: string, value: string, allowed: readonly T[]): T {
 	const found = allowed.find((name) => name === value);
 	if (found === undefined) throw new Misuse(`${option}: expected one of ${allowed.join(', ')}, got '${value}'`);
 	return found;
 }
 
-function whole(option: string, value: string, min: number, max: number): number {
+/** A whole number, decimal or with 0x. @throws Misuse */
+export function whole(option: string, value: string, min: number, max: number): number {
 	const n = /^(0x[0-9a-f]+|\d+)$/i.test(value) ? Number(value) : Number.NaN;
 	if (!(n >= min && n <= max)) throw new Misuse(`${option}: expected a number from ${min} to ${max}, got '${value}'`);
 	return n;

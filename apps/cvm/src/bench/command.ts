@@ -1,7 +1,7 @@
 import { cpus } from 'node:os';
 import { Command } from 'commander';
 import { FAILED } from '../exit.js';
-import { measureFirmware } from './layers.js';
+import { prepareFirmware } from './layers.js';
 import { opensslSpeed, YARDSTICKS, type Yardstick } from './openssl.js';
 import { measureStream } from './stream.js';
 import { measureWhole } from './whole.js';
@@ -16,6 +16,26 @@ interface Row {
 	readonly against: Yardstick;
 }
 
+/** Turns of the yardsticks and what is held against them. A machine is not equally fast at all times. */
+const TURNS = 3;
+
+/** The best of several turns for the yardsticks, bytes per second, and for the firmware, pages per second. */
+function measureInTurns() {
+	const firmware = prepareFirmware();
+	const best = { engine: 0, launch: 0, send: 0, receive: 0 };
+	const speeds: Partial<Record<Yardstick, number>> = {};
+	for (let turn = 0; turn < TURNS; turn++) {
+		for (const name of YARDSTICKS) {
+			const speed = opensslSpeed(name);
+			if (speed !== undefined) speeds[name] = Math.max(speeds[name] ?? 0, speed);
+		}
+		for (const name of ['engine', 'launch', 'send', 'receive'] as const) {
+			best[name] = Math.max(best[name], firmware[name]());
+		}
+	}
+	return { speeds, ...best };
+}
+
 /** `cvm bench`: every figure is a ratio to OpenSSL on the same machine in the same run. */
 export function benchCommand(exit: (code: number) => void): Command {
 	return new Command('bench')
@@ -25,18 +45,15 @@ export function benchCommand(exit: (code: number) => void): Command {
 		.option('--json', 'print one JSON document')
 		.addHelpText('after', '\nexample:\n  cvm bench --memory 512M\n')
 		.action(async (options: { memory: string; quick?: boolean; json?: boolean }) => {
-			const speeds = Object.fromEntries(YARDSTICKS.map((name) => [name, opensslSpeed(name)])) as Record<
-				Yardstick,
-				number | undefined
-			>;
-			if (speeds['aes-128-ecb'] === undefined) {
+			if (opensslSpeed('aes-128-ecb') === undefined) {
 				process.stderr.write('cvm: bench: no `openssl` program found: ratios are left out\n');
 				exit(FAILED);
 			}
-			const { engine, send, receive } = measureFirmware();
+			const { speeds, engine, launch, send, receive } = measureInTurns();
 			const { write, read } = measureStream();
 			const rows: Row[] = [
 				{ what: 'page engine (XEX encrypt)', pages: engine, against: 'aes-128-ecb' },
+				{ what: 'PSP LAUNCH_UPDATE_DATA', pages: launch, against: 'aes-128-gcm' },
 				{ what: 'PSP SEND_UPDATE_DATA', pages: send, against: 'aes-128-gcm' },
 				{ what: 'PSP RECEIVE_UPDATE_DATA', pages: receive, against: 'aes-128-gcm' },
 				{ what: 'stream write (raw pages)', pages: write, against: 'aes-128-ecb' },

@@ -1,10 +1,4 @@
 import { defineConfig } from 'vitest/config';
 import { sources } from '../../vitest.base.js';
 
-export default defineConfig(
-	sources({
-		globalSetup: '../../tools/bundle.mjs',
-		testTimeout: 60_000,
-		hookTimeout: 60_000,
-	}),
-);
+export default defineConfig(sources({ globalSetup: '../../tools/bundle.mjs' }));

@@ -1,4 +1,4 @@
 import { defineConfig } from 'vitest/config';
 import { sources } from '../../vitest.base.js';
 
-export default defineConfig(sources({ testTimeout: 30_000 }));
+export default defineConfig(sources());

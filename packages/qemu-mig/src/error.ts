@@ -1,4 +1,5 @@
 import type { Place } from './events.js';
+import { oneLine } from './latin1.js';
 
 /**
  * - `not-a-stream`, `version`, `configuration`: the beginning is wrong, or describes another machine
@@ -41,7 +42,8 @@ export type Strerror =
 	| 'Operation not supported'
 	| 'Operation not permitted'
 	| 'Numerical result out of range'
-	| 'No such file or directory';
+	| 'No such file or directory'
+	| 'Resource temporarily unavailable';
 
 /** What {@link StreamError} needs beyond its place. */
 export interface StreamFault {
@@ -53,6 +55,9 @@ export interface StreamFault {
 	readonly strerror?: Strerror;
 	readonly cause?: unknown;
 }
+
+/** What an error keeps of a {@link Place}. */
+export type FaultPlace = Pick<Place, 'offset' | 'section' | 'inBody'>;
 
 /** A migration stream is malformed, or its receiver refused it. Recognise it by `name` and `code`. */
 export class StreamError extends Error {
@@ -67,9 +72,11 @@ export class StreamError extends Error {
 	/** X of QEMU's last line, `load of migration failed: X`. */
 	readonly strerror: Strerror;
 
-	constructor(fault: StreamFault, place: Place) {
+	constructor(fault: StreamFault, place: FaultPlace) {
 		super(
-			`offset ${place.offset}${place.section === undefined ? '' : ` (${place.section.idstr})`}: ${fault.message}`,
+			oneLine(
+				`offset ${place.offset}${place.section === undefined ? '' : ` (${place.section.idstr})`}: ${fault.message}`,
+			),
 			fault.cause === undefined ? undefined : { cause: fault.cause },
 		);
 		this.code = fault.code;

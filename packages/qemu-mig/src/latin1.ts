@@ -24,3 +24,7 @@ export function nameToBytes(text: string): Uint8Array {
 	nameInto(out, 0, text);
 	return out;
 }
+
+/** A message in one line, whatever names of others' streams it quotes: control characters become `\xNN`. */
+export const oneLine = (message: string): string =>
+	message.replace(/\p{Cc}/gu, (character) => `\\x${character.charCodeAt(0).toString(16).padStart(2, '0')}`);

@@ -3,6 +3,8 @@ export interface RamBlock {
 	readonly idstr: string;
 	/** Bytes in use; a multiple of 4096. */
 	readonly usedLength: number;
+	/** Bytes of the host pages behind it, a power of two; only postcopy asks. Default 4096. */
+	readonly pageSize?: number;
 }
 
 /** A half-open range of 4 KiB guest frames that the guest shares with the host. */
@@ -41,6 +43,12 @@ export interface PageSealer {
 	sharedRegions(): readonly SharedRegion[];
 }
 
+/** The helper inside the guest which encrypts and decrypts its pages: dialects `mh-v1` and `mh-v2`. */
+export interface PageHelper {
+	/** At most 1024 bytes of header, whatever the helper needs, and 4096 of page; valid until the next call. */
+	seal(block: number, page: number): { readonly header: Uint8Array; readonly page: Uint8Array };
+}
+
 /** Guest memory as the sending engine sees it. Blocks are indices into `blocks`, pages are 4096 bytes. */
 export interface PageSource {
 	readonly blocks: readonly RamBlock[];
@@ -53,6 +61,10 @@ export interface PageSource {
 	/** 4096 bytes, valid until the next call. */
 	plainPage(block: number, page: number): Uint8Array;
 	readonly sealer?: PageSealer;
+	/** In place of `sealer`, in the dialects of the in-guest helper. */
+	readonly helper?: PageHelper;
+	/** Postcopy with `release-ram`: the target has these pages, and nobody will ask for them here again. */
+	release?(block: number, page: number, count: number): void;
 	/** Where outgoing batches are built; lets a host give memory that its firmware can write. */
 	allocate(bytes: number): Uint8Array;
 }
@@ -67,13 +79,39 @@ export interface PageOpener {
 	sharedRegions(list: readonly SharedRegion[]): void;
 }
 
+/** The counterpart of {@link PageHelper}. */
+export interface PageHelperTarget {
+	/** Both arrays are valid during the call. @throws whatever made it fail; the load fails then */
+	open(block: number, page: number, header: Uint8Array, bytes: Uint8Array): void;
+}
+
 /** Guest memory as the loader sees it. */
 export interface PageSink {
 	readonly blocks: readonly RamBlock[];
 	/** `bytes` is valid during the call. */
 	plainPage(block: number, page: number, bytes: Uint8Array): void;
 	zeroPage(block: number, page: number, fill: number): void;
+	/** The page's 4096 bytes as they are, valid until the next call. Needed for XBZRLE, which says what changes in them. */
+	contents?(block: number, page: number): Uint8Array;
 	readonly opener?: PageOpener;
+	readonly helper?: PageHelperTarget;
+}
+
+/**
+ * Memory whose pages may be missing while the guest runs. Addresses and lengths are bytes of whole host pages. A guest that
+ * touches a missing page waits until it is placed; the host tells the loader by `Loader.fault`.
+ */
+export interface PostcopyMemory {
+	/** What is there is outdated: drop it, and let accesses fault. */
+	discard(block: number, address: number, length: number): void;
+	/** From now on every page that is missing faults. Called once, before the guest runs. */
+	watch(): void;
+	/** One host page, all at once; whoever waits for it goes on. `bytes` is valid during the call. */
+	place(block: number, address: number, bytes: Uint8Array): void;
+	/** The same with a page of zeros. */
+	placeZero(block: number, address: number): void;
+	/** The same with a page for the in-guest helper to open; only host pages of 4096 bytes can be such. */
+	placeSealed?(block: number, address: number, header: Uint8Array, bytes: Uint8Array): void;
 }
 
 /**
@@ -98,6 +136,8 @@ export interface VmControl {
 	stop(): Promise<void>;
 	/** Asked after `stop`. */
 	devices(): DeviceSection[];
+	/** Takes so many percent of its time from each vCPU, 1 to 99; 0 lets them run freely again. For `auto-converge`. */
+	throttle?(percent: number): void;
 }
 
 /** Time, and the way to let others run. */

@@ -10,4 +10,5 @@ export type { FakeSource, FakeSourceOptions, FakeTarget } from './testing/memory
 export { createFakeSource, createFakeTarget } from './testing/memory.js';
 export type { CollectingSink } from './testing/sink.js';
 export { createCollectingSink } from './testing/sink.js';
+export { ToyHelper, ToyHelperTarget } from './testing/toy-helper.js';
 export { TOY_PREFIX, ToyOpener, ToySealer } from './testing/toy-sealing.js';

@@ -87,12 +87,15 @@ export function receive(
 }
 
 /** An engine and a loader connected directly. */
-export function connect(o: Partial<PrecopyOptions> & { source?: FakeSource; clock?: FakeClock } = {}) {
+export function connect(
+	o: Partial<PrecopyOptions> & { source?: FakeSource; clock?: FakeClock } = {},
+	target: Partial<LoaderOptions> = {},
+) {
 	const link: { push: (chunk: Uint8Array) => void } = { push: () => {} };
 	const migration = prepare({ ...o, sink: { write: (chunk) => link.push(chunk) } });
 	const answer = (message: Uint8Array): void => queueMicrotask(() => migration.precopy.returnPath.push(message));
 	const handover = o.returnPath === 'handover';
-	const receiver = receive(migration.source, migration.log, answer, { handover });
+	const receiver = receive(migration.source, migration.log, answer, { handover, ...target });
 	link.push = (chunk) => receiver.loader.push(chunk);
 	return { ...migration, ...receiver };
 }

@@ -1,5 +1,5 @@
 import { PAGE_SIZE } from '@cvm/layout';
-import type { Dialect, SectionInfo, StreamEnd } from '../src/index.js';
+import type { Dialect, ReaderOptions, SectionInfo, StreamEnd } from '../src/index.js';
 import { createRelay, SectionType, StreamReader, StreamWriter } from '../src/index.js';
 import { createCollectingSink, TOY_PREFIX } from '../src/testing.js';
 
@@ -58,10 +58,15 @@ export const smallStream = (): Promise<Uint8Array> =>
 	});
 
 /** Reads a stream in chunks of `size` bytes and writes its events again. The chunk's memory is overwritten after each push. */
-export async function relayed(data: Uint8Array, size: number, dialect: Dialect): Promise<[Uint8Array, StreamEnd]> {
+export async function relayed(
+	data: Uint8Array,
+	size: number,
+	dialect: Dialect,
+	options: Partial<ReaderOptions> = {},
+): Promise<[Uint8Array, StreamEnd]> {
 	const sink = createCollectingSink();
 	const writer = new StreamWriter(sink);
-	const reader = new StreamReader({ dialect, handler: createRelay(writer) });
+	const reader = new StreamReader({ ...options, dialect, handler: createRelay(writer) });
 	const chunk = new Uint8Array(Math.min(size, data.length));
 	for (let at = 0; at < data.length; at += size) {
 		const part = data.subarray(at, at + size);
@@ -74,9 +79,9 @@ export async function relayed(data: Uint8Array, size: number, dialect: Dialect):
 	return [sink.bytes(), end];
 }
 
-/** Reads a whole stream, for its errors. */
-export function read(data: Uint8Array, dialect: Dialect = 'qemu-7.2'): StreamEnd {
-	const reader = new StreamReader({ dialect, handler: {} });
+/** Reads a whole stream, for its errors, as a target without capability `compress`. */
+export function read(data: Uint8Array, dialect: Dialect = 'qemu-7.2', options: Partial<ReaderOptions> = {}): StreamEnd {
+	const reader = new StreamReader({ handler: {}, compress: false, ...options, dialect });
 	reader.push(data);
 	return reader.end();
 }

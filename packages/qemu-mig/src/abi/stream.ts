@@ -42,6 +42,8 @@ export const Command = {
 	enableColo: 8,
 	postcopyResume: 9,
 	recvBitmap: 10,
+	/** Since QEMU 10.0. */
+	switchoverStart: 11,
 	handoverCommit: 0x4356,
 } as const;
 export type Command = (typeof Command)[keyof typeof Command];
@@ -58,6 +60,7 @@ export const COMMAND_RULES: ReadonlyMap<number, { readonly name: string; readonl
 	[Command.enableColo, { name: 'ENABLE_COLO', length: -1 }],
 	[Command.postcopyResume, { name: 'POSTCOPY_RESUME', length: 0 }],
 	[Command.recvBitmap, { name: 'RECV_BITMAP', length: -1 }],
+	[Command.switchoverStart, { name: 'SWITCHOVER_START', length: 0 }],
 	[Command.handoverCommit, { name: 'HANDOVER_COMMIT', length: 0 }],
 ]);
 
@@ -68,6 +71,8 @@ export const COMMAND_RULES: ReadonlyMap<number, { readonly name: string; readonl
 export const HANDOVER_CAPABILITY = 'x-handover-commit';
 /** QEMU's only "validated" capability in 7.2: shared blocks are listed, with their address, but not sent. */
 export const IGNORE_SHARED_CAPABILITY = 'x-ignore-shared';
+/** "Validated" since QEMU 9.0: pages lie at fixed places of a file, after each entry of the block list. */
+export const MAPPED_RAM_CAPABILITY = 'mapped-ram';
 
 /** Low 12 bits of the word that opens each RAM record. QEMU 7.2 migration/ram.c `RAM_SAVE_FLAG_*`. */
 export const RamFlag = {
@@ -81,13 +86,37 @@ export const RamFlag = {
 	compressPage: 0x100,
 	/** `RAM_SAVE_FLAG_ENCRYPTED_DATA` of the SEV trees (AMDESE/qemu `sev_live_migration_v4`); unknown to QEMU 7.2. */
 	encryptedData: 0x200,
+	/** `RAM_SAVE_FLAG_MULTIFD_FLUSH` of QEMU >= 8.1, the same value. */
+	multifdFlush: 0x200,
 } as const;
 
-/** Word after the block name of an encrypted-data record. AMDESE/qemu `sev_live_migration_v4` migration/ram.c. */
-export const EncryptedSubtype = { page: 1, sharedRegions: 2 } as const;
+/** Byte after the block name of an XBZRLE record. QEMU 7.2 migration/ram.c `ENCODING_FLAG_XBZRLE`. */
+export const XBZRLE_ENCODING = 1;
+/** Most bytes of a compressed page: zlib's `compressBound(4096)`. QEMU 7.2 migration/ram.c `ram_load_precopy`. */
+export const MAX_COMPRESSED_PAGE = 4110;
+
+/**
+ * Word after the block name of an encrypted-data record; 2 is a bitmap or a region list, as the dialect says.
+ * AMDESE/qemu `sev_live_migration_v4` migration/ram.c; 4: qemu-devel "Confidential guest-assisted live migration" v2.
+ */
+export const EncryptedSubtype = { page: 1, sharedRegions: 2, migrationHelperPage: 4 } as const;
+
+/** Words of the subtype-2 bitmap. AMDESE/qemu `sev-migration-v1` target/i386/sev.c. */
+export const BitmapWord = { slot: 1, end: 2 } as const;
 
 /** Words of the subtype-2 list. AMDESE/qemu `sev_live_migration_v4` target/i386/sev.c. */
 export const RegionListWord = { entry: 1, end: 2 } as const;
 
 /** Largest of the four blobs of an encrypted page. AMDESE/qemu `sev_live_migration_v4` `SEV_FW_BLOB_MAX_SIZE`. */
 export const MAX_FIRMWARE_BLOB = 0x4000;
+
+/** Entries of a host-order region list: one page of them. AMDESE/qemu `build33`. */
+export const MAX_HOST_REGIONS = 256;
+
+/** Largest header of a migration-helper page. qemu-devel "Confidential guest-assisted live migration" v2, patch 2. */
+export const MAX_HELPER_HEADER = 1024;
+
+/** The only version of the header after an entry of the block list. QEMU 9.0 migration/ram.c `MAPPED_RAM_HDR_VERSION`. */
+export const MAPPED_RAM_VERSION = 1;
+/** Bytes of it. */
+export const MAPPED_RAM_HEADER = 28;

@@ -1,4 +1,6 @@
 import { ReturnMessage } from '../abi/return-path.js';
+import { ByteWindow } from '../read/window.js';
+import { BITMAP_ENDING } from './return-message.js';
 
 /** Name and fixed length of each message; -1 varies. QEMU 7.2 migration/migration.c `rp_cmd_args`. */
 const RULES: ReadonlyMap<number, { readonly name: string; readonly length: number }> = new Map([
@@ -6,6 +8,7 @@ const RULES: ReadonlyMap<number, { readonly name: string; readonly length: numbe
 	[ReturnMessage.pong, { name: 'PONG', length: 4 }],
 	[ReturnMessage.reqPagesId, { name: 'REQ_PAGES_ID', length: -1 }],
 	[ReturnMessage.reqPages, { name: 'REQ_PAGES', length: 12 }],
+	[ReturnMessage.recvBitmap, { name: 'RECV_BITMAP', length: -1 }],
 	[ReturnMessage.resumeAck, { name: 'RESUME_ACK', length: 4 }],
 	[ReturnMessage.switchoverAck, { name: 'SWITCHOVER_ACK', length: 0 }],
 ]);
@@ -13,8 +16,11 @@ const RULES: ReadonlyMap<number, { readonly name: string; readonly length: numbe
 /** The reverse direction is malformed. Recognise it by `name` and `code`. */
 export class ReturnPathError extends Error {
 	override readonly name = 'ReturnPathError';
-	/** `type`: unknown, or RECV_BITMAP, whose bitmap lies outside its length. `length`: not the type's. `truncated`: cut. */
-	readonly code: 'type' | 'length' | 'truncated';
+	/**
+	 * `type`: unknown, or RECV_BITMAP where no bitmaps are taken. `length`: not the type's, or a bitmap above the cap.
+	 * `bitmap`: a bitmap without its end mark. `truncated`: cut.
+	 */
+	readonly code: 'type' | 'length' | 'bitmap' | 'truncated';
 
 	constructor(code: ReturnPathError['code'], message: string) {
 		super(message);
@@ -39,43 +45,94 @@ export function encodeReturnWord(type: number, value: number): Uint8Array {
 	return encodeReturnMessage(type, data);
 }
 
+/** Options of {@link ReturnPathReader}. */
+export interface ReturnPathOptions {
+	/** Whether RECV_BITMAP, which only a recovery asks for, is taken. Default false. */
+	readonly bitmaps?: boolean;
+	/** Bytes of one bitmap. Default 16 MiB: a block of 512 GiB. */
+	readonly bitmapLimit?: number;
+}
+
+/** Receives a message: its type, its payload and, for RECV_BITMAP, the bitmap behind it. Both are valid during the call. */
+export type ReturnHandler = (type: number, data: Uint8Array, bitmap?: Uint8Array) => void;
+
 /** Reads the reverse direction, pushed in chunks of any size. */
 export class ReturnPathReader {
-	readonly #handle: (type: number, data: Uint8Array) => void;
-	#rest: Uint8Array = new Uint8Array(0);
+	readonly #handle: ReturnHandler;
+	readonly #window = new ByteWindow();
+	readonly #bitmaps: boolean;
+	readonly #bitmapLimit: number;
 
 	/** `data` is valid during the call. */
-	constructor(handle: (type: number, data: Uint8Array) => void) {
+	constructor(handle: ReturnHandler, options: ReturnPathOptions = {}) {
 		this.#handle = handle;
+		this.#bitmaps = options.bitmaps ?? false;
+		this.#bitmapLimit = options.bitmapLimit ?? 16 * 1024 * 1024;
 	}
 
 	/** @throws ReturnPathError */
 	push(chunk: Uint8Array): void {
-		const bytes = new Uint8Array(this.#rest.length + chunk.length);
-		bytes.set(this.#rest);
-		bytes.set(chunk, this.#rest.length);
-		const view = new DataView(bytes.buffer);
-		let at = 0;
-		while (at + 4 <= bytes.length) {
-			const type = view.getUint16(at);
-			const length = view.getUint16(at + 2);
-			checkMessage(type, length);
-			if (at + 4 + length > bytes.length) break;
-			this.#handle(type, bytes.subarray(at + 4, at + 4 + length));
-			at += 4 + length;
-		}
-		this.#rest = bytes.slice(at);
+		this.#window.feed(chunk);
+		while (this.#message());
 	}
 
 	/** @throws ReturnPathError if a message is cut */
 	end(): void {
-		if (this.#rest.length === 0) return;
-		throw new ReturnPathError('truncated', `return path: expected a whole message, got ${this.#rest.length} bytes`);
+		const left = this.#window.end - this.#window.at;
+		if (left === 0) return;
+		throw new ReturnPathError('truncated', `return path: expected a whole message, got ${left} bytes`);
+	}
+
+	/** Takes one message, if it is there. */
+	#message(): boolean {
+		const window = this.#window;
+		if (!this.#reach(4)) return false;
+		const type = window.view.getUint16(window.at);
+		const length = window.view.getUint16(window.at + 2);
+		checkMessage(type, length, this.#bitmaps);
+		if (!this.#reach(4 + length)) return false;
+		if (type === ReturnMessage.recvBitmap) return this.#bitmap(length);
+		this.#deliver(type, length, 4 + length);
+		return true;
+	}
+
+	/** be64 size, as many bytes and an end mark, behind the payload and not in its length. */
+	#bitmap(length: number): boolean {
+		const window = this.#window;
+		if (!this.#reach(12 + length)) return false;
+		const size = window.view.getBigUint64(window.at + 4 + length);
+		if (size > BigInt(this.#bitmapLimit)) {
+			const message = `RECV_BITMAP: expected at most ${this.#bitmapLimit} bytes, got ${size}`;
+			throw new ReturnPathError('length', `return path: ${message}`);
+		}
+		const total = 12 + length + Number(size) + 8;
+		if (!this.#reach(total)) return false;
+		const ending = window.view.getBigUint64(window.at + total - 8);
+		if (ending !== BITMAP_ENDING) {
+			const message = `RECV_BITMAP: expected the mark 0x${BITMAP_ENDING.toString(16)}, got 0x${ending.toString(16)}`;
+			throw new ReturnPathError('bitmap', `return path: ${message}`);
+		}
+		const at = window.at + 12 + length;
+		const bitmap = window.bytes.subarray(at, at + Number(size));
+		this.#deliver(ReturnMessage.recvBitmap, length, total, bitmap);
+		return true;
+	}
+
+	#deliver(type: number, length: number, total: number, bitmap?: Uint8Array): void {
+		const window = this.#window;
+		const data = window.bytes.subarray(window.at + 4, window.at + 4 + length);
+		window.at += total;
+		this.#handle(type, data, bitmap);
+	}
+
+	#reach(count: number): boolean {
+		while (this.#window.end - this.#window.at < count) if (!this.#window.pull(count)) return false;
+		return true;
 	}
 }
 
-function checkMessage(type: number, length: number): void {
-	const rule = RULES.get(type);
+function checkMessage(type: number, length: number, bitmaps: boolean): void {
+	const rule = type === ReturnMessage.recvBitmap && !bitmaps ? undefined : RULES.get(type);
 	if (rule === undefined) {
 		throw new ReturnPathError('type', `return path: expected a known message, got type 0x${type.toString(16)}`);
 	}

@@ -66,7 +66,7 @@ function checkUuid(configuration: Configuration, local: LocalConfiguration, at: 
 
 const onOff = (value: boolean): string => (value ? 'on' : 'off');
 
-const uuidText = (uuid: Uint8Array): string =>
+export const uuidText = (uuid: Uint8Array): string =>
 	Array.from(uuid, (byte, i) => ([4, 6, 8, 10].includes(i) ? '-' : '') + byte.toString(16).padStart(2, '0')).join('');
 
 const refused = (at: Place, message: string, ...qemu: string[]): StreamError =>

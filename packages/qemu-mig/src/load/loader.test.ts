@@ -13,7 +13,7 @@ import {
 	written,
 } from '../../test/streams.js';
 import type { LoaderOptions, StreamWriter } from '../index.js';
-import { createLoader } from '../index.js';
+import { Command, createLoader, encodeCommand } from '../index.js';
 import type { FakeTarget } from '../testing.js';
 import { createCollectingSink, createFakeTarget, ToySealer } from '../testing.js';
 
@@ -350,8 +350,14 @@ describe('commands', () => {
 		expect((await command(code, ...data)).error).toMatchObject({ code: 'command', qemu: [qemu], strerror });
 	});
 
-	it('of postcopy are refused as unsupported', async () => {
-		expect((await command(3)).error).toMatchObject({ code: 'unsupported' });
+	it('of postcopy are refused without the capability, an advise for dirty bitmaps alone is not', async () => {
+		const advise = encodeCommand({ command: Command.postcopyAdvise, pageSizes: 4096n, targetPageSize: 4096n });
+		expect((await command(Command.postcopyAdvise, ...advise)).error).toMatchObject({
+			code: 'unsupported',
+			qemu: ['RAM postcopy is disabled but have 16 byte advise'],
+		});
+		expect((await command(Command.postcopyAdvise)).error).toBeUndefined();
+		expect((await command(Command.enableColo)).error).toMatchObject({ code: 'unsupported' });
 	});
 
 	it('open a return path only where there is one', async () => {

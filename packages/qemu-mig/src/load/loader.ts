@@ -1,56 +1,83 @@
-import { ReturnMessage } from '../abi/return-path.js';
-import { COMMAND_RULES, Command, SectionType } from '../abi/stream.js';
+import { SectionType } from '../abi/stream.js';
 import type { StreamErrorCode, StreamFault } from '../error.js';
 import { isStreamError, StreamError } from '../error.js';
-import type { Place, SectionInfo, StreamHandler } from '../events.js';
-import { encodeReturnMessage, encodeReturnWord } from '../handover/return-path.js';
-import type { TargetInput, TargetReply, TargetState } from '../handover/target.js';
+import type { Place, StreamHandler } from '../events.js';
+import type { TargetInput, TargetState } from '../handover/target.js';
 import { stepTarget } from '../handover/target.js';
+import type { ByteSink } from '../ports.js';
+import { PostcopyTarget } from '../postcopy/target.js';
+import type { ReaderOptions } from '../read/options.js';
 import { StreamReader } from '../read/reader.js';
+import { LoadAnswers } from './answers.js';
+import { LoadCommands } from './commands.js';
 import { checkConfiguration } from './configuration-check.js';
-import type { Loader, LoaderOptions, LoadOutcome, LoadPart, LoadProgress } from './options.js';
-import { LOAD_PARTS } from './options.js';
+import { loadDevice } from './device.js';
+import { checkPostcopy, missingParts, NOT_HANDLED, pageSizeListed } from './limits.js';
+import type { LoaderChannel } from './multifd.js';
+import { MultifdInputs } from './multifd.js';
+import type { Loader, LoaderOptions, LoadOutcome, LoadPart, LoadProgress, LoadStatus } from './options.js';
 import { describe, RamLoader } from './ram.js';
 
 /**
  * Receives a migration: reads the stream, checks it against the local machine, puts pages and devices in place and, when
  * all is there, makes the guest run. Feed it from a transport with `push` and `end`; its work happens inside those
- * calls, so reading no further is back-pressure enough.
+ * calls, so reading no further is back-pressure enough. With postcopy the guest runs when the devices are there, and asks for
+ * the pages that are not.
+ *
+ * @throws RangeError if options do not go together
  */
 export const createLoader = (options: LoaderOptions): Loader => new StreamLoader(options);
 
-const REPLIES: Record<TargetReply, () => Uint8Array> = {
-	ack: () => encodeReturnMessage(ReturnMessage.switchoverAck, new Uint8Array(0)),
-	'shut-success': () => encodeReturnWord(ReturnMessage.shut, 0),
-	'shut-failure': () => encodeReturnWord(ReturnMessage.shut, 1),
-};
+const EMPTY = new Uint8Array(0);
 
 class StreamLoader implements Loader {
 	readonly outcome: Promise<LoadOutcome>;
 	readonly #options: LoaderOptions;
-	readonly #reader: StreamReader;
+	#reader: StreamReader;
 	readonly #ram: RamLoader;
 	readonly #handover: boolean;
+	readonly #postcopy: PostcopyTarget | undefined;
+	readonly #multifd: MultifdInputs | undefined;
+	readonly #barrier: 'section' | 'flush' | undefined;
+	readonly #answers: LoadAnswers;
+	readonly #commands: LoadCommands;
 	readonly #parts = new Map<LoadPart, number>();
 	readonly #devices: string[] = [];
 	readonly #warnings: string[] = [];
 	#state: TargetState = 'loading';
-	#returnPathOpen = false;
+	#status: LoadStatus = 'active';
+	/** In postcopy: the guest being started. */
+	#starting: Promise<void> | undefined;
 	#eof = false;
+	/** `end` was called while the stream waits for the channels. */
+	#ending = false;
 	#settle: (outcome: LoadOutcome) => void = () => {};
 
 	constructor(options: LoaderOptions) {
+		const { sink, postcopy, multifd, reply, dialect } = options;
 		this.#options = options;
 		this.#handover = options.handover ?? false;
-		this.#ram = new RamLoader(options.sink);
+		this.#answers = new LoadAnswers(reply, this.#warnings);
+		if (postcopy !== undefined) {
+			checkPostcopy(options);
+			this.#postcopy = new PostcopyTarget(sink.blocks, postcopy, (message) => this.#answers.send(message));
+		}
+		this.#ram = new RamLoader(sink, this.#postcopy);
 		this.outcome = new Promise((resolve) => {
 			this.#settle = resolve;
 		});
-		this.#reader = new StreamReader({
-			dialect: options.dialect,
-			handler: this.#handler(),
-			...(options.deviceLength === undefined ? {} : { deviceLength: options.deviceLength }),
-			...(options.limits === undefined ? {} : { limits: options.limits }),
+		this.#commands = new LoadCommands(
+			this.#answers,
+			this.#postcopy,
+			{ commit: (at) => this.#commit(at), run: () => this.#run(), resume: () => this.#resume() },
+			this.#warnings,
+		);
+		this.#reader = this.#newReader({});
+		if (multifd === undefined) return;
+		this.#barrier = multifd.barrier ?? (dialect === 'qemu-9' ? 'flush' : 'section');
+		this.#multifd = new MultifdInputs(multifd, this.#ram, options.uuid, {
+			reader: this.#reader,
+			goOn: () => this.#goOn(),
 		});
 	}
 
@@ -61,24 +88,80 @@ class StreamLoader implements Loader {
 			plainPages: this.#ram.plainPages,
 			zeroPages: this.#ram.zeroPages,
 			privatePages: this.#ram.privatePages,
+			encodedPages: this.#ram.encodedPages,
 			devices: this.#devices,
 			warnings: this.#warnings,
 		};
 	}
 
+	get status(): LoadStatus {
+		return this.#status;
+	}
+
+	get waiting(): boolean {
+		return this.#reader.paused;
+	}
+
 	push(chunk: Uint8Array): void {
-		this.#guard(() => this.#reader.push(chunk));
+		if (this.#status === 'postcopy-paused') return;
+		this.#guard(() => {
+			this.#reader.push(chunk);
+			this.#multifd?.pump();
+		});
 	}
 
 	end(): void {
+		if (this.#status === 'postcopy-paused') return;
 		this.#guard(() => {
-			this.#reader.end();
-			// EOF was read, or the line above would have thrown: a missing description is only worth a warning.
-			if (this.#state === 'loading') this.#withoutDescription();
-			if (this.#state === 'awaiting-commit') {
-				throw this.#fault('incomplete', 'hand-over: expected the commit command, got the end of the stream');
-			}
+			if (this.#reader.paused) this.#ending = true;
+			else this.#ended();
 		});
+	}
+
+	channel(): LoaderChannel {
+		if (this.#multifd === undefined) throw new RangeError('channel: expected option multifd, got none');
+		return this.#multifd.open((work) => this.#guard(work));
+	}
+
+	fault(block: number, page: number): boolean {
+		return this.#postcopy?.fault(block, page) ?? false;
+	}
+
+	recover(reply: ByteSink): boolean {
+		if (this.#status !== 'postcopy-paused') return false;
+		this.#reader = this.#newReader({ stream: 'recovery', resume: this.#reader.resumeState });
+		this.#answers.reconnect(reply);
+		this.#setStatus('postcopy-recover');
+		return true;
+	}
+
+	#newReader(o: Pick<ReaderOptions, 'stream' | 'resume'>): StreamReader {
+		const { dialect, deviceLength, limits, compress, postcopy, sink } = this.#options;
+		return new StreamReader({
+			dialect,
+			handler: this.#handler(),
+			check: 'target',
+			compress: compress ?? false,
+			...(postcopy === undefined ? {} : { pageSizeListed: pageSizeListed(sink.blocks) }),
+			...(deviceLength === undefined ? {} : { deviceLength }),
+			...(limits === undefined ? {} : { limits }),
+			...o,
+		});
+	}
+
+	/** Reads what was kept while the channels were behind. */
+	#goOn(): void {
+		this.#reader.push(EMPTY);
+		if (this.#ending && !this.#reader.paused) this.#ended();
+	}
+
+	#ended(): void {
+		this.#reader.end();
+		// EOF was read, or the line above would have thrown: a missing description is only worth a warning.
+		if (this.#state === 'loading') this.#withoutDescription();
+		if (this.#state === 'awaiting-commit') {
+			throw this.#fault('incomplete', 'hand-over: expected the commit command, got the end of the stream');
+		}
 	}
 
 	#guard(work: () => void): void {
@@ -88,6 +171,7 @@ class StreamLoader implements Loader {
 			const fault = isStreamError(error)
 				? error
 				: this.#fault('device', `host: expected its callbacks to succeed, got ${describe(error)}`, error);
+			if (this.#pause(fault)) return;
 			this.#fail(fault);
 			throw fault;
 		}
@@ -115,18 +199,21 @@ class StreamLoader implements Loader {
 				ram.sharedRegions(block, address, regions, at);
 				this.#arrived('shared-regions', at);
 			},
-			endOfRecords: (_address, at) => ram.flush(at),
-			opaqueBody: (section, body, at) => this.#device(section, body, at),
+			encodedPage: (kind, block, address, data, at) => ram.encodedPage(kind, block, address, data, at),
+			migrationHelperPage: (block, address, header, page, at) => ram.helperPage(block, address, header, page, at),
+			multifdFlush: () => this.#reachedBarrier('flush'),
+			...NOT_HANDLED,
+			endOfRecords: (_address, at) => {
+				ram.flush(at);
+				this.#reachedBarrier('section');
+			},
+			opaqueBody: (section, body, at) => this.#devices.push(loadDevice(this.#options, section, body, at)),
 			sectionEnd: (section, at) => {
 				if (section.idstr === 'ram' && section.type === SectionType.end) this.#arrived('ram-end', at);
 				if (section.idstr !== 'ram') this.#arrived('devices', at);
 			},
-			command: (command, data, at) => this.#command(command, data, at),
-			eof: (at) => {
-				this.#eof = true;
-				this.#arrived('eof', at);
-				if (this.#options.vmDescription === false && !this.#handover) this.#loaded();
-			},
+			command: (command, data, at) => this.#commands.carryOut(command, data, at),
+			eof: (at) => this.#reachedEof(at),
 			vmDescription: (_json, at) => {
 				this.#arrived('description', at);
 				if (this.#state === 'loading') this.#loaded();
@@ -137,74 +224,52 @@ class StreamLoader implements Loader {
 		};
 	}
 
-	#device(section: SectionInfo, body: Uint8Array, at: Place): void {
-		const { idstr, instanceId } = section;
-		let answer: 'loaded' | 'unknown';
-		try {
-			answer = this.#options.device(section, body);
-		} catch (cause) {
-			const message = `device '${idstr}': expected its state to load, got ${describe(cause)}`;
-			throw new StreamError({ code: 'device', message, cause }, at);
-		}
-		if (answer === 'unknown') {
-			const message = `device: expected a local one, got '${idstr}' instance ${instanceId}`;
-			const qemu =
-				`Unknown savevm section or instance '${idstr}' ${instanceId}. Make sure that your current VM setup ` +
-				'matches your saved VM setup, including any hotplugged devices';
-			throw new StreamError({ code: 'section', message, qemu: [qemu] }, { ...placeOf(at), inBody: false });
-		}
-		this.#devices.push(`${idstr}/${instanceId}`);
+	#reachedBarrier(barrier: 'section' | 'flush'): void {
+		if (barrier === this.#barrier) this.#reader.paused = true;
 	}
 
-	/** QEMU 7.2 migration/savevm.c `loadvm_process_command`. */
-	#command(command: number, data: Uint8Array, at: Place): void {
-		const rule = COMMAND_RULES.get(command);
-		if (rule === undefined || (command === Command.handoverCommit && !this.#handover)) {
-			const qemu = `MIG_CMD 0x${command.toString(16)} unknown (len 0x${data.length.toString(16)})`;
-			throw commandFault(at, `command: expected a known one, got 0x${command.toString(16)}`, [qemu]);
-		}
-		if (rule.length !== -1 && rule.length !== data.length) {
-			const qemu = `${rule.name} received with bad length - expecting ${rule.length}, got ${data.length}`;
-			const message = `${rule.name}: expected ${rule.length} bytes, got ${data.length}`;
-			throw commandFault(at, message, [qemu], 'Numerical result out of range');
-		}
-		switch (command) {
-			case Command.openReturnPath:
-				this.#openReturnPath(at);
-				break;
-			case Command.ping:
-				this.#ping(new DataView(data.buffer, data.byteOffset, 4).getUint32(0), at);
-				break;
-			case Command.handoverCommit:
-				if (this.#state !== 'awaiting-commit') {
-					throw commandFault(at, `HANDOVER_COMMIT: expected it after the acknowledgement, got it ${this.#state}`);
-				}
-				this.#step('commit');
-				this.#finish();
-				break;
-			default:
-				throw new StreamError(
-					{ code: 'unsupported', message: `command: expected none of postcopy or COLO, got ${rule.name}` },
-					at,
-				);
-		}
+	#reachedEof(at: Place): void {
+		if (at.packaged) return;
+		this.#eof = true;
+		this.#arrived('eof', at);
+		if (this.#starting !== undefined) {
+			this.#step('loaded');
+			this.#finish();
+		} else if (this.#options.vmDescription === false && !this.#handover) this.#loaded();
 	}
 
-	#openReturnPath(at: Place): void {
-		if (this.#options.reply === undefined) {
-			const message = 'OPEN_RETURN_PATH: expected a transport with a reverse direction, got none';
-			throw commandFault(at, message, ['CMD_OPEN_RETURN_PATH failed'], 'Operation not permitted');
+	#commit(at: Place): void {
+		if (this.#state !== 'awaiting-commit') {
+			const message = `HANDOVER_COMMIT: expected it after the acknowledgement, got it ${this.#state}`;
+			throw new StreamError({ code: 'command', message }, at);
 		}
-		if (this.#returnPathOpen) this.#warnings.push('CMD_OPEN_RETURN_PATH called when RP already open');
-		this.#returnPathOpen = true;
+		this.#step('commit');
+		this.#finish();
 	}
 
-	#ping(value: number, at: Place): void {
-		if (!this.#returnPathOpen) {
-			const qemu = `CMD_PING (0x${value.toString(16)}) received with no return path`;
-			throw commandFault(at, 'PING: expected an open return path, got none', [qemu], 'Operation not permitted');
-		}
-		this.#reply(encodeReturnWord(ReturnMessage.pong, value));
+	/** The guest runs from here on; what is missing of its memory follows. */
+	#run(): void {
+		this.#setStatus('postcopy-active');
+		this.#starting = start(this.#options, this.progress);
+		// A guest that cannot be started needs no more pages.
+		this.#starting.catch((cause: unknown) => this.#cannotStart(cause));
+	}
+
+	#resume(): boolean {
+		if (this.#status !== 'postcopy-recover') return false;
+		this.#setStatus('postcopy-active');
+		return true;
+	}
+
+	/** Whether a failure only means that another connection is needed. QEMU 7.2 migration/savevm.c `postcopy_pause_incoming`. */
+	#pause(fault: StreamError): boolean {
+		if (this.#status !== 'postcopy-active' && this.#status !== 'postcopy-recover') return false;
+		if (this.#eof) return false;
+		this.#warnings.push(fault.message, 'Detected IO failure for postcopy. Migration paused.');
+		this.#answers.reconnect(undefined);
+		this.#postcopy?.paused();
+		this.#setStatus('postcopy-paused');
+		return true;
 	}
 
 	#withoutDescription(): void {
@@ -215,7 +280,7 @@ class StreamLoader implements Loader {
 
 	#loaded(): void {
 		const missing = this.#missing();
-		if (this.#handover && !this.#returnPathOpen) {
+		if (this.#handover && !this.#answers.open) {
 			throw this.#fault('incomplete', 'hand-over: expected OPEN_RETURN_PATH in the stream, got none');
 		}
 		if (this.#handover && missing.length > 0) {
@@ -225,52 +290,48 @@ class StreamLoader implements Loader {
 		if (!this.#handover) this.#finish();
 	}
 
-	/** Parts that a complete stream of this kind holds and that did not arrive. */
 	#missing(): LoadPart[] {
-		return LOAD_PARTS.filter(
-			(part) =>
-				!this.#parts.has(part) &&
-				!(part === 'shared-regions' && this.#ram.privatePages === 0) &&
-				!(part === 'description' && this.#options.vmDescription === false),
-		);
+		const { vmDescription } = this.#options;
+		const description = vmDescription !== false && this.#starting === undefined;
+		return missingParts(this.#parts, { description, sharedRegions: this.#ram.sealedPages > 0 });
 	}
 
 	/** Runs detached: every way it can end is caught here. */
 	async #finish(): Promise<void> {
 		const missing = this.#missing();
 		try {
-			await this.#options.finish(this.progress);
+			await (this.#starting ?? start(this.#options, this.progress));
 		} catch (cause) {
-			this.#fail(this.#fault('finish', `host: expected the guest to start, got ${describe(cause)}`, cause));
+			this.#cannotStart(cause);
 			return;
 		}
 		this.#step('finished');
+		this.#setStatus('completed');
 		this.#settle({ status: 'running', complete: missing.length === 0, missing });
+	}
+
+	#cannotStart(cause: unknown): void {
+		if (this.#status === 'failed') return;
+		this.#fail(this.#fault('finish', `host: expected the guest to start, got ${describe(cause)}`, cause));
 	}
 
 	#step(input: TargetInput): void {
 		const { state, reply } = stepTarget(this.#handover, this.#state, input);
 		this.#state = state;
-		if (reply !== undefined && this.#returnPathOpen) this.#reply(REPLIES[reply]());
-	}
-
-	/** The reverse direction is small and rare; its failure shows as the end of the forward one. */
-	#reply(message: Uint8Array): void {
-		const failed = (cause: unknown): void => {
-			this.#warnings.push(`return path: ${describe(cause)}`);
-		};
-		try {
-			this.#options.reply?.write(message)?.catch(failed);
-		} catch (cause) {
-			failed(cause);
-		}
+		if (reply !== undefined) this.#answers.reply(reply);
 	}
 
 	/** A guest that is starting or runs stays: what arrives afterwards cannot undo it. */
 	#fail(error: StreamError): void {
 		if (this.#state === 'running' || (this.#state === 'finishing' && error.code !== 'finish')) return;
 		this.#step('failed');
+		this.#setStatus('failed');
 		this.#settle({ status: 'failed', error });
+	}
+
+	#setStatus(status: LoadStatus): void {
+		this.#status = status;
+		this.#options.status?.(status);
 	}
 
 	#arrived(part: LoadPart, at: Place): void {
@@ -284,11 +345,7 @@ class StreamLoader implements Loader {
 	}
 }
 
-const placeOf = ({ offset, section, inBody }: Place): Place => ({ offset, section, inBody });
-
-const commandFault = (
-	at: Place,
-	message: string,
-	qemu: readonly string[] = [],
-	strerror: StreamFault['strerror'] = 'Invalid argument',
-): StreamError => new StreamError({ code: 'command', message, qemu, strerror }, at);
+/** Also what it throws at once becomes a rejection. */
+async function start(options: LoaderOptions, progress: LoadProgress): Promise<void> {
+	await options.finish(progress);
+}

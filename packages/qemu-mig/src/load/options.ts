@@ -1,8 +1,9 @@
 import type { Dialect } from '../dialect.js';
 import type { StreamError } from '../error.js';
 import type { SectionInfo } from '../events.js';
-import type { ByteSink, PageSink } from '../ports.js';
+import type { ByteSink, PageSink, PostcopyMemory } from '../ports.js';
 import type { DeviceLength, ReaderLimits } from '../read/options.js';
+import type { LoaderChannel, MultifdInputsOptions } from './multifd.js';
 
 /** Which part of a migration arrived, in the order a sender writes them. */
 export const LOAD_PARTS = [
@@ -25,6 +26,8 @@ export interface LoadProgress {
 	readonly plainPages: number;
 	readonly zeroPages: number;
 	readonly privatePages: number;
+	/** Pages that came as XBZRLE or compressed. */
+	readonly encodedPages: number;
 	/** Devices in order, as `idstr/instance`. */
 	readonly devices: readonly string[];
 	/** Things QEMU only warns about. */
@@ -41,6 +44,9 @@ export type LoadOutcome =
 	  }
 	| { readonly status: 'failed'; readonly error: StreamError };
 
+/** Statuses a target goes through. QEMU 7.2 qapi/migration.json `MigrationStatus`. */
+export type LoadStatus = 'active' | 'postcopy-active' | 'postcopy-paused' | 'postcopy-recover' | 'completed' | 'failed';
+
 /** Options of {@link createLoader}. */
 export interface LoaderOptions {
 	readonly sink: PageSink;
@@ -53,7 +59,10 @@ export interface LoaderOptions {
 	readonly handover?: boolean;
 	/** Loads one device section; `body` is valid during the call. `'unknown'` refuses it with QEMU's text. */
 	device(section: SectionInfo, body: Uint8Array): 'loaded' | 'unknown';
-	/** Makes the guest ready and runs it. Called once, when all is loaded and, with hand-over, the source has committed. */
+	/**
+	 * Makes the guest ready and runs it. Called once, when all is loaded and, with hand-over, the source has committed; with
+	 * postcopy, when the devices are.
+	 */
 	finish(progress: LoadProgress): void | Promise<void>;
 	/** Whether a description is awaited before running, as QEMU does unless `suppress-vmdesc` is set. Default true. */
 	readonly vmDescription?: boolean;
@@ -61,17 +70,43 @@ export interface LoaderOptions {
 	readonly reply?: ByteSink;
 	readonly deviceLength?: DeviceLength;
 	readonly limits?: Partial<ReaderLimits>;
+	/** Capability `compress`: compressed pages are taken. Default false, which refuses them as QEMU does. */
+	readonly compress?: boolean;
+	/** Capability `multifd`: pages come on more connections, see {@link Loader.channel}. */
+	readonly multifd?: MultifdInputsOptions;
+	/** Capability `postcopy-ram`; needs `reply`. Not with hand-over. */
+	readonly postcopy?: PostcopyMemory;
+	/** The status changed. Must not throw. */
+	status?(status: LoadStatus): void;
 	/** A part is complete. Must not throw. */
 	arrived?(part: LoadPart, progress: LoadProgress): void;
 }
 
 /** An incoming migration. */
 export interface Loader {
-	/** @throws StreamError; the load has failed then, and `outcome` says the same unless the guest was already being started */
+	/**
+	 * @throws StreamError; the load has failed then, and `outcome` says the same unless the guest was already being started. In
+	 * postcopy nothing is thrown once the guest was started: the status becomes `postcopy-paused`
+	 */
 	push(chunk: Uint8Array): void;
 	/** No more bytes come. @throws StreamError if the stream is not whole */
 	end(): void;
 	readonly progress: LoadProgress;
+	readonly status: LoadStatus;
+	/** Bytes arrived that wait for other channels: read no further from this connection for now. */
+	readonly waiting: boolean;
+	/** One more connection of `multifd`; its first bytes say which. @throws RangeError without option `multifd` */
+	channel(): LoaderChannel;
+	/**
+	 * The guest waits for a page of 4096 bytes that is missing. True: it was asked for and will be placed. False: nothing is
+	 * missing there, try again.
+	 */
+	fault(block: number, page: number): boolean;
+	/**
+	 * Goes on with postcopy on another connection, whose bytes are pushed from now on, while the status is `postcopy-paused`;
+	 * otherwise false. Until then bytes of the old connection are ignored.
+	 */
+	recover(reply: ByteSink): boolean;
 	/** Never rejects. */
 	readonly outcome: Promise<LoadOutcome>;
 }

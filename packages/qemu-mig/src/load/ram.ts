@@ -1,8 +1,11 @@
 import { PAGE_SIZE } from '@cvm/layout';
 import type { StreamFault } from '../error.js';
 import { StreamError } from '../error.js';
-import type { Place, StreamBlock } from '../events.js';
+import type { PageEncoding, Place, StreamBlock } from '../events.js';
 import type { PageOpener, PageSink, RecordLayout, SessionPrefix, SharedRegion } from '../ports.js';
+import { hostPageSize } from '../postcopy/host-page.js';
+import type { PostcopyTarget } from '../postcopy/target.js';
+import { PageDecoder } from './encoded.js';
 
 /** Most pages given to an opener at once. */
 const BATCH_PAGES = 64;
@@ -12,6 +15,12 @@ export class RamLoader {
 	plainPages = 0;
 	zeroPages = 0;
 	privatePages = 0;
+	/** Pages that came as XBZRLE or compressed. */
+	encodedPages = 0;
+	/** Private pages that came sealed, not for the in-guest helper: a list of shared regions follows such. */
+	sealedPages = 0;
+	readonly #postcopy: PostcopyTarget | undefined;
+	readonly #decoder = new PageDecoder();
 	readonly #sink: PageSink;
 	readonly #blocks: ReadonlyMap<string, number>;
 	/** The block of the last record: most records have the same. */
@@ -25,14 +34,15 @@ export class RamLoader {
 	#headerLength = 0;
 	#layout: RecordLayout = { header: 0, payload: 0, stride: 0 };
 
-	constructor(sink: PageSink) {
+	constructor(sink: PageSink, postcopy?: PostcopyTarget) {
 		this.#sink = sink;
+		this.#postcopy = postcopy;
 		this.#blocks = new Map(sink.blocks.map(({ idstr }, index) => [idstr, index]));
 	}
 
 	/** Compares the stream's blocks with ours. QEMU 7.2 migration/ram.c `ram_load_precopy`, softmmu/physmem.c. */
 	blockList(blocks: readonly StreamBlock[], at: Place): void {
-		for (const { idstr, usedLength } of blocks) {
+		for (const { idstr, usedLength, pageSize } of blocks) {
 			const local = this.#sink.blocks[this.#blocks.get(idstr) ?? -1];
 			if (local === undefined) {
 				throw refused(at, 'block', `block list: expected a local block, got '${idstr}'`, [
@@ -46,28 +56,92 @@ export class RamLoader {
 					`Size mismatch: ${idstr}: ${got} != ${expected}: Invalid argument`,
 				]);
 			}
+			const hostPage = hostPageSize(local);
+			if (pageSize !== undefined && pageSize !== hostPage) {
+				throw refused(at, 'block', `block '${idstr}': expected host pages of ${hostPage} bytes, got ${pageSize}`, [
+					`Mismatched RAM page size ${idstr} (local) ${hostPage} != ${pageSize}`,
+				]);
+			}
 		}
 	}
 
 	rawPage(name: string, address: number, page: Uint8Array, at: Place): void {
 		this.#locate(name, address, at);
 		if (this.#count > 0) this.flush(at);
+		this.#put(address, page, at);
+		this.plainPages++;
+	}
+
+	/** Used length of a block, if it is one of ours. */
+	lengthOf(name: string): number | undefined {
+		return this.#sink.blocks[this.#blocks.get(name) ?? -1]?.usedLength;
+	}
+
+	encodedPage(kind: PageEncoding, name: string, address: number, data: Uint8Array, at: Place): void {
+		this.#locate(name, address, at);
+		if (this.#count > 0) this.flush(at);
+		const contents = (): Uint8Array => {
+			const bytes = this.#sink.contents?.(this.#block, address / PAGE_SIZE);
+			if (bytes !== undefined) return bytes;
+			const message = 'XBZRLE page: expected memory that can be read, got a sink without `contents`';
+			throw new StreamError({ code: 'unsupported', message }, at);
+		};
+		this.#put(address, this.#decoder.decode(kind, address, data, contents, at), at);
+		this.encodedPages++;
+	}
+
+	helperPage(name: string, address: number, header: Uint8Array, page: Uint8Array, at: Place): void {
+		this.#locate(name, address, at);
+		this.flush(at);
+		const { helper } = this.#sink;
+		const postcopy = this.#postcopy;
 		try {
-			this.#sink.plainPage(this.#block, address / PAGE_SIZE, page);
+			if (postcopy?.listening) postcopy.sealed(this.#block, address, header, page, at);
+			else if (helper === undefined) {
+				throw refused(at, 'encrypted', 'migration-helper page: expected none on a host without helper, got one');
+			} else {
+				helper.open(this.#block, address / PAGE_SIZE, header, page);
+				postcopy?.received.set(this.#block, address, PAGE_SIZE);
+			}
 		} catch (cause) {
 			throw pageRefused(at, cause);
 		}
-		this.plainPages++;
+		this.privatePages++;
+	}
+
+	/** The page that was located last. */
+	#put(address: number, page: Uint8Array, at: Place): void {
+		const postcopy = this.#postcopy;
+		try {
+			if (postcopy?.listening) postcopy.page(this.#block, address, page, at);
+			else {
+				this.#sink.plainPage(this.#block, address / PAGE_SIZE, page);
+				postcopy?.received.set(this.#block, address, PAGE_SIZE);
+			}
+		} catch (cause) {
+			throw pageRefused(at, cause);
+		}
+	}
+
+	#putZero(address: number, fill: number, at: Place): void {
+		const postcopy = this.#postcopy;
+		try {
+			if (postcopy?.listening) {
+				const bytes = fill === 0 ? undefined : new Uint8Array(PAGE_SIZE).fill(fill);
+				postcopy.page(this.#block, address, bytes, at);
+			} else {
+				this.#sink.zeroPage(this.#block, address / PAGE_SIZE, fill);
+				postcopy?.received.set(this.#block, address, PAGE_SIZE);
+			}
+		} catch (cause) {
+			throw pageRefused(at, cause);
+		}
 	}
 
 	zeroPage(name: string, address: number, fill: number, at: Place): void {
 		this.#locate(name, address, at);
 		if (this.#count > 0) this.flush(at);
-		try {
-			this.#sink.zeroPage(this.#block, address / PAGE_SIZE, fill);
-		} catch (cause) {
-			throw pageRefused(at, cause);
-		}
+		this.#putZero(address, fill, at);
 		this.zeroPages++;
 	}
 
@@ -120,6 +194,7 @@ export class RamLoader {
 			throw pageRefused(at, cause);
 		}
 		this.privatePages += count;
+		this.sealedPages += count;
 	}
 
 	#start(opener: PageOpener, prefix: SessionPrefix, headerLength: number, at: Place): void {
@@ -170,8 +245,14 @@ export class RamLoader {
 const refused = (at: Place, code: StreamFault['code'], message: string, qemu: readonly string[] = []): StreamError =>
 	new StreamError({ code, message, qemu }, at);
 
+/** What is a fault of the stream already stays. */
 const pageRefused = (at: Place, cause: unknown): StreamError =>
-	new StreamError({ code: 'page', message: `page: expected the host to take it, got ${describe(cause)}`, cause }, at);
+	cause instanceof StreamError
+		? cause
+		: new StreamError(
+				{ code: 'page', message: `page: expected the host to take it, got ${describe(cause)}`, cause },
+				at,
+			);
 
 /** Text of an unknown exception. */
 export const describe = (cause: unknown): string => (cause instanceof Error ? cause.message : String(cause));

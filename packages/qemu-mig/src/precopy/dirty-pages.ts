@@ -11,6 +11,8 @@ export class DirtyPages {
 	page = 0;
 	/** Bits set. */
 	count = 0;
+	/** Whether all blocks have been walked through once. */
+	walked = false;
 	readonly #source: PageSource;
 	readonly #bitmaps: readonly Uint32Array[];
 	readonly #fresh: readonly Uint32Array[];
@@ -55,6 +57,7 @@ export class DirtyPages {
 				return true;
 			}
 			this.block = (this.block + 1) % this.#bitmaps.length;
+			if (this.block === 0) this.walked = true;
 			this.#next = 0;
 		}
 	}
@@ -66,6 +69,35 @@ export class DirtyPages {
 		words[this.page >>> 5] = (words[this.page >>> 5] ?? 0) | (1 << (this.page & 31));
 		this.#next = this.page;
 		this.count++;
+	}
+
+	isDirty(block: number, page: number): boolean {
+		return ((this.#bitmaps[block]?.[page >>> 5] ?? 0) & (1 << (page & 31))) !== 0;
+	}
+
+	/** Marks a page dirty or clean. */
+	mark(block: number, page: number, dirty: boolean): void {
+		const words = this.#bitmaps[block];
+		if (words === undefined || this.isDirty(block, page) === dirty) return;
+		words[page >>> 5] = (words[page >>> 5] ?? 0) ^ (1 << (page & 31));
+		this.count += dirty ? 1 : -1;
+	}
+
+	/** The next {@link take} looks from here on. */
+	seek(block: number, page: number): void {
+		this.block = block;
+		this.#next = page;
+	}
+
+	/** Runs of pages of a block that are all dirty, or all clean, in order: first page and page after the last. */
+	*runs(block: number, dirty: boolean): Generator<readonly [number, number]> {
+		const pages = (this.#source.blocks[block]?.usedLength ?? 0) / PAGE_SIZE;
+		for (let page = 0; page < pages; ) {
+			const first = page;
+			while (page < pages && this.isDirty(block, page) === dirty) page++;
+			if (page > first) yield [first, page];
+			while (page < pages && this.isDirty(block, page) !== dirty) page++;
+		}
 	}
 
 	#merge(): number {

@@ -2,9 +2,12 @@ import type { Dialect } from '../dialect.js';
 import type { ConfigurationSubsection } from '../events.js';
 import type { ReturnPathMode } from '../handover/source.js';
 import type { ByteSink, Clock, PageSource, VmControl } from '../ports.js';
+import type { PrecopyCapabilities } from './capabilities.js';
 import type { PrecopyError } from './failure.js';
+import type { MigrationStatus } from './info.js';
+import type { MultifdSinks } from './multifd-sender.js';
 import type { PrecopyParameters } from './parameters.js';
-import type { MigrationStatus, PrecopyStatistics } from './statistics.js';
+import type { PrecopyStatistics } from './statistics.js';
 
 /** A section was written, headers and footer included. */
 export interface SectionWritten {
@@ -39,6 +42,9 @@ export interface PrecopyOptions {
 	readonly subsections?: readonly ConfigurationSubsection[];
 	/** Read whenever they are needed, so the caller may change them; the engine itself writes the downtime bump. */
 	readonly parameters?: PrecopyParameters;
+	readonly capabilities?: PrecopyCapabilities;
+	/** More connections, for pages only. */
+	readonly multifd?: MultifdSinks;
 	/** Default `none`. */
 	readonly returnPath?: ReturnPathMode;
 	/** With `handover`: the source gives the guest up for good. A rejection leaves the guest with the source. */
@@ -64,7 +70,7 @@ export type PrecopyResult =
 			readonly stopped: boolean;
 			/**
 			 * False once the target may be running: the source must never run again then. Without hand-over that begins with
-			 * EOF, although QEMU would resume.
+			 * EOF, although QEMU would resume; with postcopy, with the command that ends the package of devices.
 			 */
 			readonly mayResume: boolean;
 	  };
@@ -75,9 +81,26 @@ export interface Precopy {
 	run(): Promise<PrecopyResult>;
 	/**
 	 * Asks for an early end, which `run` then reports. False when it comes too late: already ended, committing, or, without
-	 * hand-over, the target has been given the whole stream and may run.
+	 * hand-over, the target has been given the whole stream and may run. In postcopy it always is.
 	 */
 	cancel(): boolean;
+	/**
+	 * Asks for the guest to move now, its memory later; it happens when the present section ends, unless what is left fits
+	 * into the allowed downtime. False without capability `postcopy-ram`, or when the guest is stopped already.
+	 */
+	startPostcopy(): boolean;
+	/**
+	 * Goes on with postcopy on another connection, while its status is `postcopy-paused`; otherwise false. What the target
+	 * answers there is fed to `returnPath` as before; to be called before the first of it is.
+	 */
+	recover(sink: ByteSink): boolean;
+	/**
+	 * Gives up in the status `postcopy-paused`; otherwise false. `run` fails, and the source must not resume unless it is
+	 * certain that the guest never ran on the target.
+	 */
+	abandon(): boolean;
+	/** Ends the status `pre-switchover`; false in any other. QEMU: `migrate-continue`. */
+	continue(): boolean;
 	/** The live object: change its fields at any time. */
 	readonly parameters: PrecopyParameters;
 	readonly statistics: PrecopyStatistics;

@@ -12,6 +12,8 @@ export class Pacer {
 	readonly #parameters: PrecopyParameters;
 	readonly #statistics: PrecopyStatistics;
 	readonly #bump: boolean;
+	/** Bytes per second instead of `maxBandwidth`. */
+	#bandwidth: (() => number) | undefined;
 	#periodStart = 0;
 	#periodPosition = 0;
 	#periodPages = 0;
@@ -30,9 +32,17 @@ export class Pacer {
 		this.#statistics.expectedDowntime = this.#parameters.downtimeLimit;
 	}
 
+	/** As `begin`, on a connection or in a phase with another limit. */
+	restart(now: number, position: number, bandwidth: () => number): void {
+		this.#bandwidth = bandwidth;
+		this.#periodStart = now;
+		this.#periodPosition = position;
+		this.#periodPages = this.#statistics.pages;
+	}
+
 	/** Stream position after which the quota of this period is used up. */
 	get stopPosition(): number {
-		const { maxBandwidth } = this.#parameters;
+		const maxBandwidth = this.#bandwidth?.() ?? this.#parameters.maxBandwidth;
 		if (maxBandwidth <= 0) return Number.POSITIVE_INFINITY;
 		return this.#periodPosition + Math.floor(maxBandwidth / (1000 / BUFFER_DELAY));
 	}

@@ -1,12 +1,15 @@
 import { PAGE_SIZE } from '@cvm/layout';
-import type { Clock, PageSealer, PageSource, SessionPrefix } from '../ports.js';
+import { EncryptedSubtype } from '../abi/stream.js';
+import type { DialectRules } from '../dialect.js';
+import type { PageSealer, PageSource, SessionPrefix } from '../ports.js';
 import { SealedBatch } from '../write/sealed-batch.js';
-import type { StreamWriter } from '../write/writer.js';
 import { DirtyPages } from './dirty-pages.js';
 import { attempt, PrecopyError } from './failure.js';
+import type { Output } from './output.js';
 import { PAGES_PER_TIME_CHECK } from './parameters.js';
+import type { PlainSender, Stage } from './plain-sender.js';
 import type { PrecopyStatistics } from './statistics.js';
-import { ZeroTest } from './zero-test.js';
+import type { AutoConverge } from './throttle.js';
 
 /** Most private pages sealed at once. */
 const BATCH_PAGES = 64;
@@ -27,60 +30,74 @@ interface BatchSlot {
  * the page is read or sealed without anything in between, and a batch never outlives its slice.
  */
 export class RamSender {
+	/** The pages still to send. */
+	readonly dirty: DirtyPages;
 	readonly #source: PageSource;
-	readonly #writer: StreamWriter;
+	readonly #output: Output;
 	readonly #statistics: PrecopyStatistics;
-	readonly #clock: Clock;
-	readonly #sealsPages: boolean;
-	readonly #dirty: DirtyPages;
-	readonly #zeroTest = new ZeroTest();
+	readonly #rules: DialectRules;
+	readonly #plain: PlainSender;
+	readonly #throttle: AutoConverge | undefined;
 	readonly #slots: BatchSlot[] = [];
 	#slot = 0;
 	#prefix: SessionPrefix | undefined;
 	#batchLimit = BATCH_PAGES;
 	#periodStart: number;
 	#periodDirty = 0;
+	#periodPages = 0;
+	/** Pages visited, sent or found unchanged. */
+	#visited = 0;
 	/** `idstr` of the block whose page was visited last. */
 	#lastBlock: string | undefined;
 
 	constructor(o: {
 		source: PageSource;
-		writer: StreamWriter;
-		statistics: PrecopyStatistics;
-		clock: Clock;
-		sealsPages: boolean;
+		output: Output;
+		rules: DialectRules;
+		plain: PlainSender;
+		throttle: AutoConverge | undefined;
 	}) {
 		this.#source = o.source;
-		this.#writer = o.writer;
-		this.#statistics = o.statistics;
-		this.#clock = o.clock;
-		this.#sealsPages = o.sealsPages;
-		this.#dirty = new DirtyPages(o.source);
-		this.#periodStart = o.clock.now();
-		o.statistics.total = o.source.blocks.reduce((sum, { usedLength }) => sum + usedLength, 0);
+		this.#output = o.output;
+		this.#statistics = o.output.statistics;
+		this.#rules = o.rules;
+		this.#plain = o.plain;
+		this.#throttle = o.throttle;
+		this.dirty = new DirtyPages(o.source);
+		this.#periodStart = o.output.clock.now();
+		this.#statistics.total = o.source.blocks.reduce((sum, { usedLength }) => sum + usedLength, 0);
 	}
 
 	/** Bytes of guest memory still to send. */
 	get pending(): number {
-		return this.#dirty.count * PAGE_SIZE;
+		return this.dirty.count * PAGE_SIZE;
+	}
+
+	set stage(stage: Stage) {
+		this.#plain.stage = stage;
 	}
 
 	/** One pass of the dirty log. QEMU 7.2 migration/ram.c `migration_bitmap_sync`. */
 	synchronise(): void {
-		this.#periodDirty += this.#dirty.synchronise();
+		this.#periodDirty += this.dirty.synchronise();
 		const statistics = this.#statistics;
 		statistics.passes++;
 		statistics.remaining = this.pending;
-		const now = this.#clock.now();
+		this.#plain.passBegins();
+		const now = this.#output.clock.now();
 		if (now - this.#periodStart < 1000) return;
+		this.#throttle?.periodEnded(this.#periodDirty * PAGE_SIZE);
 		statistics.dirtyPagesRate = Math.round((this.#periodDirty * 1000) / (now - this.#periodStart));
+		statistics.xbzrle?.periodEnded(this.#visited - this.#periodPages);
+		statistics.compression?.periodEnded(this.#visited - this.#periodPages);
 		this.#periodStart = now;
 		this.#periodDirty = 0;
+		this.#periodPages = this.#visited;
 	}
 
-	/** Waits until a slice can be built without piling up memory; undefined if it can now. @throws what the sink threw */
+	/** Waits until the next batch's buffer is free; undefined if it is now. */
 	ready(): Promise<void> | undefined {
-		return this.#slots[this.#slot]?.sent ?? this.#writer.ready();
+		return this.#slots[this.#slot]?.sent;
 	}
 
 	/**
@@ -93,55 +110,81 @@ export class RamSender {
 		let batch: SealedBatch | undefined;
 		for (let i = 0; i < PAGES_PER_TIME_CHECK; i++) {
 			const queued = batch === undefined ? 0 : batch.count * batch.layout.stride;
-			if (this.#writer.position + queued > stopPosition) break;
-			const previous = this.#dirty.block;
-			if (!this.#dirty.take()) break;
-			const { block, page } = this.#dirty;
+			if (this.#output.position + queued > stopPosition) break;
+			const previous = this.dirty.block;
+			if (!this.#take()) break;
+			const { block, page } = this.dirty;
 			const isPrivate = this.#source.isPrivate(block, page);
 			if (batch !== undefined && (!isPrivate || block !== previous)) {
 				this.#seal(previous, batch);
 				batch = undefined;
 				// The next buffer may still be on its way: keep this page for the next slice.
 				if (isPrivate) {
-					this.#dirty.putBack();
+					this.dirty.putBack();
 					break;
 				}
 				i = PAGES_PER_TIME_CHECK;
 			}
 			if (!isPrivate) this.#sendPlain(block, page);
+			else if (this.#helps) this.#sendHelped(block, page);
 			else {
 				batch ??= this.#openBatch();
 				batch.add(page);
 				if (batch.count >= this.#batchLimit) break;
 			}
 		}
-		if (batch !== undefined) this.#seal(this.#dirty.block, batch);
+		if (batch !== undefined) this.#seal(this.dirty.block, batch);
 		this.#statistics.remaining = this.pending;
-		return this.#dirty.count > 0;
+		return this.dirty.count > 0;
 	}
 
 	/** The list of shared regions, once, after the last page. AMDESE/qemu `sev_live_migration_v4`. */
 	sharedRegions(): void {
 		const { sealer, blocks } = this.#source;
 		const block = this.#lastBlock ?? blocks[0]?.idstr;
-		if (!this.#sealsPages || sealer === undefined || block === undefined) return;
-		this.#writer.sharedRegions(
+		if (!this.#seals || sealer === undefined || block === undefined) return;
+		this.#output.writer.sharedRegions(
 			block,
 			0,
 			attempt('seal', () => sealer.sharedRegions()),
 		);
 	}
 
+	/** Sends what is dirty of the host page of `size` bytes around a page, and nothing in between. @returns its first page */
+	hostPage(block: number, page: number, size: number): number {
+		const count = size / PAGE_SIZE;
+		const first = page - (page % count);
+		for (let i = first; i < first + count; i++) {
+			if (!this.dirty.isDirty(block, i)) continue;
+			this.dirty.mark(block, i, false);
+			if (!this.#source.isPrivate(block, i)) this.#sendPlain(block, i);
+			else if (this.#helps) this.#sendHelped(block, i);
+			else this.#sealer();
+		}
+		this.#statistics.remaining = this.pending;
+		return first;
+	}
+
+	#take(): boolean {
+		const found = this.dirty.take();
+		this.#plain.repeating = this.dirty.walked;
+		if (found) this.#visited++;
+		return found;
+	}
+
 	#sendPlain(block: number, page: number): void {
 		const idstr = this.#idstr(block);
-		const bytes = this.#source.plainPage(block, page);
-		if (this.#zeroTest.isZero(bytes)) {
-			this.#writer.zeroPage(idstr, page * PAGE_SIZE, 0);
-			this.#statistics.zeroPages++;
-		} else {
-			this.#writer.rawPage(idstr, page * PAGE_SIZE, bytes);
-			this.#statistics.plainPages++;
-		}
+		this.#plain.send(block, page, idstr, this.#output.writer.block === idstr);
+	}
+
+	/** QEMU counts it as a normal page. */
+	#sendHelped(block: number, page: number): void {
+		const { helper } = this.#source;
+		if (helper === undefined) return;
+		const sealed = attempt('seal', () => helper.seal(block, page));
+		const subtype = this.#rules.flag200 === 'helper-page' ? undefined : EncryptedSubtype.migrationHelperPage;
+		this.#output.writer.migrationHelperPage(this.#idstr(block), page * PAGE_SIZE, sealed.header, sealed.page, subtype);
+		this.#statistics.privatePages++;
 	}
 
 	#openBatch(): SealedBatch {
@@ -159,10 +202,11 @@ export class RamSender {
 		const sealer = this.#sealer();
 		const slot = this.#slots[this.#slot];
 		if (slot === undefined) return;
-		const start = this.#clock.now();
+		const { clock, writer } = this.#output;
+		const start = clock.now();
 		attempt('seal', () => sealer.seal(block, batch.pages, batch.count, batch.bytes, batch.layout));
-		this.#pace(this.#clock.now() - start);
-		const sent = this.#writer.sealedBatch(this.#idstr(block), batch, this.#prefix);
+		this.#pace(clock.now() - start);
+		const sent = writer.sealedBatch(this.#idstr(block), batch, this.#prefix);
 		this.#prefix = undefined;
 		this.#statistics.privatePages += batch.count;
 		batch.count = 0;
@@ -177,9 +221,18 @@ export class RamSender {
 		else if (elapsed < BATCH_TIME / 3) this.#batchLimit = Math.min(BATCH_PAGES, this.#batchLimit << 1);
 	}
 
+	get #helps(): boolean {
+		const { flag200, helperPages } = this.#rules;
+		return this.#source.helper !== undefined && (flag200 === 'helper-page' || helperPages === true);
+	}
+
+	get #seals(): boolean {
+		return this.#rules.pageStatus === 'regions';
+	}
+
 	#sealer(): PageSealer {
 		const { sealer } = this.#source;
-		if (sealer !== undefined && this.#sealsPages) return sealer;
+		if (sealer !== undefined && this.#seals) return sealer;
 		const why = sealer === undefined ? 'a source without sealer' : 'a dialect without encrypted pages';
 		throw new PrecopyError('source', `private page: expected a way to seal it, got ${why}`);
 	}

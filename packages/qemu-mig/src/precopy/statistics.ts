@@ -1,46 +1,6 @@
 import { PAGE_SIZE } from '@cvm/layout';
-
-/** Statuses a precopy source goes through. QEMU 7.2 qapi/migration.json `MigrationStatus`. */
-export type MigrationStatus = 'none' | 'setup' | 'active' | 'completed' | 'failed' | 'cancelling' | 'cancelled';
-
-/** The `ram` object of `query-migrate`, with QEMU's names and units. */
-export interface RamStatistics {
-	/** Bytes of RAM records written. */
-	readonly transferred: number;
-	readonly remaining: number;
-	readonly total: number;
-	/** Zero pages. */
-	readonly duplicate: number;
-	readonly skipped: number;
-	/** Pages sent whole, private ones included. */
-	readonly normal: number;
-	readonly 'normal-bytes': number;
-	/** Pages per second. */
-	readonly 'dirty-pages-rate': number;
-	/** Megabits per second. */
-	readonly mbps: number;
-	readonly 'dirty-sync-count': number;
-	readonly 'postcopy-requests': number;
-	readonly 'page-size': number;
-	readonly 'multifd-bytes': number;
-	readonly 'pages-per-second': number;
-	readonly 'precopy-bytes': number;
-	readonly 'downtime-bytes': number;
-	readonly 'postcopy-bytes': number;
-	readonly 'dirty-sync-missed-zero-copy': number;
-}
-
-/** Reply of `query-migrate`; which members are present depends on the status as in QEMU 7.2. */
-export interface MigrationInfo {
-	readonly status?: MigrationStatus;
-	readonly ram?: RamStatistics;
-	/** Milliseconds, as the three below. */
-	readonly 'total-time'?: number;
-	readonly 'setup-time'?: number;
-	readonly 'expected-downtime'?: number;
-	readonly downtime?: number;
-	readonly 'error-desc'?: string;
-}
+import type { CompressionCounters, XbzrleCounters } from './encoding-counters.js';
+import type { MigrationInfo, MigrationStatus, RamStatistics } from './info.js';
 
 /** Counters of one outgoing migration: the engine writes them, anybody reads `info()`. */
 export class PrecopyStatistics {
@@ -53,11 +13,19 @@ export class PrecopyStatistics {
 	privatePages = 0;
 	precopyBytes = 0;
 	downtimeBytes = 0;
+	postcopyBytes = 0;
+	multifdBytes = 0;
 	/** Synchronisations of the dirty log so far. */
 	passes = 0;
+	/** Messages by which the target asked for pages. */
+	postcopyRequests = 0;
 	dirtyPagesRate = 0;
 	mbps = 0;
 	pagesPerSecond = 0;
+	/** 0 while the guest is not throttled. */
+	throttlePercentage = 0;
+	xbzrle: XbzrleCounters | undefined;
+	compression: CompressionCounters | undefined;
 	/** Clock readings, in ms. */
 	startedAt = 0;
 	setupEndedAt = 0;
@@ -73,7 +41,13 @@ export class PrecopyStatistics {
 
 	/** Pages sent so far, repeats included. */
 	get pages(): number {
-		return this.zeroPages + this.plainPages + this.privatePages;
+		const encoded = (this.xbzrle?.pages ?? 0) + (this.compression?.pages ?? 0);
+		return this.zeroPages + this.plainPages + this.privatePages + encoded;
+	}
+
+	/** Bytes of RAM sent so far. */
+	get transferred(): number {
+		return this.precopyBytes + this.downtimeBytes + this.postcopyBytes + this.multifdBytes;
 	}
 
 	/** A snapshot in the form of `query-migrate`. */
@@ -101,13 +75,21 @@ export class PrecopyStatistics {
 		const down = completed
 			? { downtime: Math.round(this.downtime) }
 			: { 'expected-downtime': Math.round(this.expectedDowntime) };
-		return { status, ...times, ...down, ram: this.#ram(completed) };
+		return {
+			status,
+			...times,
+			...down,
+			ram: this.#ram(completed),
+			...(this.xbzrle && { 'xbzrle-cache': this.xbzrle.info() }),
+			...(this.compression && { compression: this.compression.info() }),
+			...(this.throttlePercentage > 0 && { 'cpu-throttle-percentage': this.throttlePercentage }),
+		};
 	}
 
 	#ram(completed: boolean): RamStatistics {
 		const normal = this.plainPages + this.privatePages;
 		return {
-			transferred: this.precopyBytes + this.downtimeBytes,
+			transferred: this.transferred,
 			remaining: completed ? 0 : this.remaining,
 			total: this.total,
 			duplicate: this.zeroPages,
@@ -117,13 +99,13 @@ export class PrecopyStatistics {
 			'dirty-pages-rate': completed ? 0 : this.dirtyPagesRate,
 			mbps: this.mbps,
 			'dirty-sync-count': this.passes,
-			'postcopy-requests': 0,
+			'postcopy-requests': this.postcopyRequests,
 			'page-size': PAGE_SIZE,
-			'multifd-bytes': 0,
+			'multifd-bytes': this.multifdBytes,
 			'pages-per-second': this.pagesPerSecond,
 			'precopy-bytes': this.precopyBytes,
 			'downtime-bytes': this.downtimeBytes,
-			'postcopy-bytes': 0,
+			'postcopy-bytes': this.postcopyBytes,
 			'dirty-sync-missed-zero-copy': 0,
 		};
 	}

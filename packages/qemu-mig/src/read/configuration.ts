@@ -1,4 +1,4 @@
-import { HANDOVER_CAPABILITY, IGNORE_SHARED_CAPABILITY, SectionType } from '../abi/stream.js';
+import { HANDOVER_CAPABILITY, SectionType } from '../abi/stream.js';
 import type { Configuration, ConfigurationSubsection } from '../events.js';
 import { bytesToName } from '../latin1.js';
 import type { Parse, StreamCursor } from './cursor.js';
@@ -100,7 +100,3 @@ export function capabilitiesOf(configuration: Configuration): readonly string[] 
 /** Whether the configuration announces this project's hand-over. */
 export const announcesHandover = (configuration: Configuration): boolean =>
 	capabilitiesOf(configuration).includes(HANDOVER_CAPABILITY);
-
-/** Whether the block list holds addresses. */
-export const announcesIgnoreShared = (configuration: Configuration): boolean =>
-	capabilitiesOf(configuration).includes(IGNORE_SHARED_CAPABILITY);

@@ -12,7 +12,18 @@ class CurrentPlace implements RecordPlace {
 	offset = 0;
 	section: SectionInfo | undefined = undefined;
 	inBody = false;
+	packaged = false;
 	continued = false;
+	readonly #window: ByteWindow;
+
+	constructor(window: ByteWindow) {
+		this.#window = window;
+	}
+
+	/** Callbacks come when the element is consumed. */
+	get length(): number {
+		return this.#window.offset - this.offset;
+	}
 }
 
 /**
@@ -22,12 +33,16 @@ class CurrentPlace implements RecordPlace {
  */
 export class StreamCursor {
 	readonly window = new ByteWindow();
-	readonly place = new CurrentPlace();
+	readonly place = new CurrentPlace(this.window);
 	readonly limits: ReaderLimits;
 	/** No more chunks will come. */
 	ended = false;
 	/** What QEMU says when the input ends here; overridden where it says something else. */
 	onTruncation: Pick<StreamFault, 'qemu' | 'strerror'> = {};
+	/** Whether to read no further, whatever arrives. */
+	paused = false;
+	/** The PACKAGED contents being read, as stream offsets. */
+	package: { readonly begin: number; readonly end: number } | undefined;
 
 	constructor(limits: ReaderLimits) {
 		this.limits = limits;
@@ -42,16 +57,32 @@ export class StreamCursor {
 		this.place.offset = this.window.offset;
 	}
 
+	/** Keeps what arrives, unread, while the reader is paused. */
+	*hold(): Parse {
+		while (this.paused) {
+			while (this.window.pull(Number.MAX_SAFE_INTEGER));
+			yield;
+		}
+	}
+
 	/** Waits until `count` unread bytes are contiguous. */
 	*need(count: number): Parse {
-		if (!(yield* this.reach(count))) {
-			throw this.fail({
-				code: 'truncated',
-				message: `stream: expected ${count} more bytes, got ${this.window.end - this.window.at}`,
-				strerror: 'Input/output error',
-				...this.onTruncation,
-			});
+		if (!(yield* this.reach(count))) throw this.#truncated(count);
+	}
+
+	#truncated(count: number): StreamError {
+		const message = `stream: expected ${count} more bytes, got ${this.window.end - this.window.at}`;
+		if (this.package === undefined) {
+			return this.fail({ code: 'truncated', message, strerror: 'Input/output error', ...this.onTruncation });
 		}
+		// QEMU takes a package in whole before it looks inside. QEMU 7.2 migration/savevm.c `loadvm_handle_cmd_packaged`.
+		const { begin, end } = this.package;
+		const got = this.window.offset + this.window.end - this.window.at - begin;
+		const qemu = [`CMD_PACKAGED: Buffer receive fail ret=${got} length=${end - begin}`];
+		return new StreamError(
+			{ code: 'truncated', message, qemu, strerror: 'Resource temporarily unavailable' },
+			{ offset: this.place.offset, section: this.place.section, inBody: false },
+		);
 	}
 
 	/** As `need`, but false when the stream ends first. */
@@ -100,6 +131,12 @@ export class StreamCursor {
 	*takeName(): Parse<string> {
 		const length = yield* this.takeU8();
 		return bytesToName(yield* this.take(length));
+	}
+
+	/** Bytes in pieces as they lie in the window, for what has no bound of its own. Views, valid until the next step. */
+	*takePiece(most: number): Parse<Uint8Array> {
+		if (this.window.end === this.window.at) yield* this.need(1);
+		return yield* this.take(Math.min(most, this.window.end - this.window.at));
 	}
 
 	/** be32 length, at most `limit`, and as many bytes, copied. */

@@ -1,37 +1,69 @@
 import { PAGE_SIZE } from '@cvm/layout';
-import { EncryptedSubtype, MAX_FIRMWARE_BLOB, RamFlag, RegionListWord } from '../abi/stream.js';
+import { MAX_COMPRESSED_PAGE, RamFlag, XBZRLE_ENCODING } from '../abi/stream.js';
 import type { DialectRules } from '../dialect.js';
 import type { StreamFault } from '../error.js';
 import type { StreamBlock, StreamHandler } from '../events.js';
-import { bytesToName } from '../latin1.js';
-import type { SessionPrefix, SharedRegion } from '../ports.js';
+import { bytesToName, nameToBytes } from '../latin1.js';
+import type { ListForm } from './block-list.js';
+import { BlockListReader } from './block-list.js';
 import type { Parse, StreamCursor } from './cursor.js';
+import { EncryptedReader } from './encrypted.js';
+import type { ReaderOptions, ResumeState } from './options.js';
 
-/** Words of record addresses above this have no exact `number`. */
-const MAX_HIGH_WORD = 0x1fffff;
+/** Record addresses from here on have no exact `number`. */
+const ADDRESS_LIMIT = 2 ** 53;
+
+/** The parts of {@link ReaderOptions} that concern RAM. */
+export type RamOptions = Pick<ReaderOptions, 'handler' | 'compress' | 'check' | 'pageSizeListed' | 'resume'>;
 
 /** Reads bodies of the `ram` section. One per stream: CONTINUE and the session prefix outlive a section. */
 export class RamReader {
 	readonly #cursor: StreamCursor;
-	readonly #rules: DialectRules;
 	readonly #handler: StreamHandler;
-	/** The block list holds an address for each block: capability `x-ignore-shared`. */
-	addressesListed = false;
+	readonly #encrypted: EncryptedReader;
+	readonly #list: BlockListReader;
+	readonly #namedFlags: number;
+	readonly #multifdFlush: boolean;
+	readonly #compress: boolean;
+	readonly #checked: boolean;
+	/** The records are those of a target that listens for postcopy, and checked as such. */
+	postcopy = false;
 	#block: string | undefined;
 	#blockBytes: Uint8Array = new Uint8Array(0);
-	#sessionRead = false;
+	/** Addresses from here on are refused: those that have no exact `number`, or, if checked, those behind the block's end. */
+	#limit = ADDRESS_LIMIT;
+	#unlisted = false;
+	#blocks: readonly StreamBlock[] | undefined;
 
-	constructor(cursor: StreamCursor, rules: DialectRules, handler: StreamHandler) {
+	constructor(cursor: StreamCursor, rules: DialectRules, options: RamOptions) {
 		this.#cursor = cursor;
-		this.#rules = rules;
-		this.#handler = handler;
+		this.#handler = options.handler;
+		this.#encrypted = new EncryptedReader(cursor, rules, options.handler);
+		this.#list = new BlockListReader(cursor, options.handler, options.pageSizeListed);
+		this.#compress = options.compress ?? true;
+		this.#namedFlags = this.#compress ? rules.namedFlags : rules.namedFlags & ~RamFlag.compressPage;
+		this.#multifdFlush = rules.flag200 === 'multifd-flush';
+		this.#checked = options.check === 'target';
+		this.#blocks = options.resume?.blocks;
+		this.#encrypted.sessionRead = options.resume?.session ?? false;
+		if (options.resume?.block !== undefined) this.#use(nameToBytes(options.resume.block));
+	}
+
+	/** What decides the form of the block list. */
+	get listForm(): ListForm {
+		return this.#list.form;
+	}
+
+	get state(): Pick<ResumeState, 'blocks' | 'block' | 'session'> {
+		return { blocks: this.#blocks, block: this.#block, session: this.#encrypted.sessionRead };
 	}
 
 	/** Records up to and including EOS. The loop allocates nothing but the view of each page. */
 	*body(): Parse {
 		const { window, place } = this.#cursor;
-		const { namedFlags } = this.#rules;
+		const namedFlags = this.#namedFlags;
 		const handler = this.#handler;
+		const encrypted = this.#encrypted;
 		for (;;) {
 			place.offset = window.offset;
 			if (window.end - window.at < 8) yield* this.#word();
@@ -46,7 +78,7 @@ export class RamReader {
 				if (!place.continued) yield* this.#name();
 				const block = this.#block;
 				if (block === undefined) throw this.#unnamed(high, low);
-				if (high > MAX_HIGH_WORD) throw this.#beyond(high, low);
+				if (address >= this.#limit) throw this.#beyond(high, low);
 				if (kind === RamFlag.page) {
 					if (window.end - window.at < PAGE_SIZE) yield* this.#cursor.need(PAGE_SIZE);
 					const page = window.bytes.subarray(window.at, window.at + PAGE_SIZE);
@@ -60,19 +92,24 @@ export class RamReader {
 					handler.zeroPage?.(block, address, fill, place);
 					continue;
 				}
-				if (kind === RamFlag.encryptedData) {
-					if (!this.#sealedPage(block, address)) yield* this.#encrypted(block, address);
+				if (kind === RamFlag.compressPage || (kind === RamFlag.xbzrle && !this.postcopy)) {
+					yield* this.#encoded(kind, block, address);
 					continue;
 				}
-				throw this.#unknownFlags(flags);
+				if (kind !== RamFlag.encryptedData) throw this.#unknownFlags(flags);
+				if (!encrypted.sealedPage(block, address)) yield* encrypted.record(block, address);
+				continue;
 			}
-			if (high > MAX_HIGH_WORD) throw this.#beyond(high, low);
+			if (address >= ADDRESS_LIMIT) throw this.#beyond(high, low);
 			if (kind === RamFlag.endOfSection) {
 				handler.endOfRecords?.(address, place);
 				return;
 			}
-			if (kind !== RamFlag.memSize) throw this.#unknownFlags(flags);
-			yield* this.#blockList(address);
+			if (kind === RamFlag.memSize && !this.postcopy) this.#blocks = yield* this.#list.read(address);
+			else if (kind === RamFlag.multifdFlush && this.#multifdFlush) {
+				handler.multifdFlush?.(address, place);
+				yield* this.#cursor.hold();
+			} else throw this.#unknownFlags(flags);
 		}
 	}
 
@@ -94,141 +131,62 @@ export class RamReader {
 		const known = this.#blockBytes;
 		let same = this.#block !== undefined && known.length === length;
 		for (let i = 0; same && i < length; i++) same = known[i] === bytes[i];
-		if (same) return;
-		this.#blockBytes = bytes.slice();
-		this.#block = bytesToName(bytes);
+		if (!same) this.#use(bytes.slice());
 	}
 
-	/** The usual case without a generator: a sealed page, after the first, that is wholly in the window. */
-	#sealedPage(block: string, address: number): boolean {
-		const { window, place } = this.#cursor;
-		const { view, at } = window;
-		const left = window.end - at;
-		if (!this.#sessionRead || left < 8 || view.getUint32(at) !== EncryptedSubtype.page) return false;
-		const headerLength = view.getUint32(at + 4);
-		if (headerLength > MAX_FIRMWARE_BLOB || left < 12 + headerLength) return false;
-		const payloadAt = at + 12 + headerLength;
-		const payloadLength = view.getUint32(payloadAt - 4);
-		if (payloadLength > MAX_FIRMWARE_BLOB || window.end - payloadAt < payloadLength) return false;
-		window.at = payloadAt + payloadLength;
-		this.#handler.encryptedPage?.(
-			block,
-			address,
-			window.bytes.subarray(at + 8, payloadAt - 4),
-			window.bytes.subarray(payloadAt, payloadAt + payloadLength),
-			place,
-			undefined,
-		);
-		return true;
+	#use(name: Uint8Array): void {
+		this.#blockBytes = name;
+		const block = bytesToName(name);
+		this.#block = block;
+		if (!this.#checked || this.#blocks === undefined) return;
+		const listed = this.#blocks.find(({ idstr }) => idstr === block);
+		this.#unlisted = listed === undefined;
+		this.#limit = listed?.usedLength ?? 0;
 	}
 
-	/** An encrypted-data record after its block name. */
-	*#encrypted(block: string, address: number): Parse {
+	/** XBZRLE or COMPRESS_PAGE after the block name. QEMU 7.2 migration/ram.c `load_xbzrle`, `ram_load_precopy`. */
+	*#encoded(kind: number, block: string, address: number): Parse {
 		const cursor = this.#cursor;
-		const { window, place } = cursor;
-		if (window.end - window.at < 4) yield* cursor.need(4);
-		const subtype = window.view.getUint32(window.at);
-		window.at += 4;
-		if (subtype === EncryptedSubtype.sharedRegions) {
-			yield* this.#sharedRegions(block, address);
+		if (kind === RamFlag.xbzrle) {
+			const encoding = yield* cursor.takeU8();
+			const length = yield* cursor.takeU16();
+			if (encoding !== XBZRLE_ENCODING) {
+				const message = `XBZRLE record: expected encoding ${XBZRLE_ENCODING}, got ${encoding}`;
+				throw cursor.fail(badXbzrle(message, 'wrong compression', address));
+			}
+			if (length > PAGE_SIZE) {
+				const message = `XBZRLE record: expected at most ${PAGE_SIZE} bytes, got ${length}`;
+				throw cursor.fail(badXbzrle(message, 'len overflow', address));
+			}
+			const data = yield* cursor.take(length);
+			this.#handler.encodedPage?.('xbzrle', block, address, data, cursor.place);
 			return;
 		}
-		if (subtype !== EncryptedSubtype.page) {
+		const length = yield* cursor.takeU32();
+		if (length > MAX_COMPRESSED_PAGE) {
 			throw cursor.fail({
-				code: 'encrypted',
-				message: `encrypted-data record: expected subtype 1 or 2, got ${subtype}`,
-				qemu: [`unknown encrypted flag ${subtype.toString(16)}`],
+				code: 'record',
+				message: `compressed page: expected at most ${MAX_COMPRESSED_PAGE} bytes, got ${length}`,
+				qemu: [`Invalid compressed data length: ${length | 0}`],
 			});
 		}
-		const prefix = this.#sessionRead ? undefined : yield* this.#sessionPrefix();
-		if (window.end - window.at < 4) yield* cursor.need(4);
-		const headerLength = window.view.getUint32(window.at);
-		if (headerLength > MAX_FIRMWARE_BLOB) throw cursor.fail(tooLongBlob(headerLength));
-		const payloadAt = 4 + headerLength + 4;
-		if (window.end - window.at < payloadAt) yield* cursor.need(payloadAt);
-		const payloadLength = window.view.getUint32(window.at + 4 + headerLength);
-		if (payloadLength > MAX_FIRMWARE_BLOB) throw cursor.fail(tooLongBlob(payloadLength));
-		const total = payloadAt + payloadLength;
-		if (window.end - window.at < total) yield* cursor.need(total);
-		const start = window.at;
-		window.at += total;
-		this.#handler.encryptedPage?.(
-			block,
-			address,
-			window.bytes.subarray(start + 4, start + 4 + headerLength),
-			window.bytes.subarray(start + payloadAt, start + total),
-			place,
-			prefix,
-		);
-	}
-
-	/** Nothing on the wire says that the prefix is there: the first encrypted page of the stream has it. */
-	*#sessionPrefix(): Parse<SessionPrefix> {
-		const policy = yield* this.#cursor.takeU32();
-		const pdh = yield* this.#cursor.takeBlob(MAX_FIRMWARE_BLOB, tooLongBlob);
-		const session = yield* this.#cursor.takeBlob(MAX_FIRMWARE_BLOB, tooLongBlob);
-		this.#sessionRead = true;
-		return { policy, pdh, session };
-	}
-
-	*#sharedRegions(block: string, address: number): Parse {
-		const cursor = this.#cursor;
-		const regions: SharedRegion[] = [];
-		let word = yield* cursor.takeU32();
-		while (word === RegionListWord.entry) {
-			if (regions.length === cursor.limits.sharedRegions) {
-				throw cursor.fail({
-					code: 'too-large',
-					message: `shared-region list: expected at most ${cursor.limits.sharedRegions} entries, got more`,
-				});
-			}
-			regions.push({ gfnStart: yield* cursor.takeU32(), gfnEnd: yield* cursor.takeU32() });
-			word = yield* cursor.takeU32();
-		}
-		this.#handler.sharedRegions?.(block, address, regions, word, cursor.place);
-	}
-
-	*#blockList(total: number): Parse {
-		const cursor = this.#cursor;
-		const blocks: StreamBlock[] = [];
-		for (let left = total; left > 0; ) {
-			if (blocks.length === cursor.limits.blocks) {
-				throw cursor.fail({
-					code: 'too-large',
-					message: `block list: expected at most ${cursor.limits.blocks} blocks, got more`,
-				});
-			}
-			const idstr = yield* cursor.takeName();
-			const length = yield* cursor.takeU64();
-			// QEMU subtracts without looking and reads on; a list whose sum is not the total has no end of its own.
-			if (length > BigInt(left)) {
-				throw cursor.fail({
-					code: 'block-list',
-					message: `block list: expected at most ${left} bytes left for '${idstr}', got ${length}`,
-				});
-			}
-			const usedLength = Number(length);
-			blocks.push(
-				this.addressesListed ? { idstr, usedLength, address: yield* cursor.takeU64() } : { idstr, usedLength },
-			);
-			left -= usedLength;
-		}
-		this.#handler.blockList?.(blocks, total, cursor.place);
+		const data = yield* cursor.take(length);
+		this.#handler.encodedPage?.('zlib', block, address, data, cursor.place);
 	}
 
 	#unknownFlags(flags: number) {
 		// QEMU refuses capability-bound records before it looks at the combination. QEMU 7.2 migration/ram.c.
-		const compressed = (flags & RamFlag.compressPage) !== 0;
+		const compressed = !this.#compress && (flags & RamFlag.compressPage) !== 0;
 		const hook = !compressed && (flags & RamFlag.hook) !== 0;
-		const xbzrle = (flags & ~RamFlag.continue) === RamFlag.xbzrle;
+		const unknown = `Unknown combination of migration flags: 0x${flags.toString(16)}`;
 		return this.#cursor.fail({
-			code: compressed || hook || xbzrle ? 'unsupported' : 'record',
+			code: compressed || hook ? 'unsupported' : 'record',
 			message: `RAM record: expected a record of this dialect, got flags 0x${flags.toString(16)}`,
 			qemu: compressed
 				? ['Received an unexpected compressed page']
-				: hook || xbzrle
+				: hook
 					? []
-					: [`Unknown combination of migration flags: 0x${flags.toString(16)}`],
+					: [this.postcopy ? `${unknown} (postcopy mode)` : unknown],
 		});
 	}
 
@@ -242,6 +200,13 @@ export class RamReader {
 
 	#beyond(high: number, low: number) {
 		const text = addressText(high, low);
+		if (this.#unlisted) {
+			return this.#cursor.fail({
+				code: 'block',
+				message: `RAM record: expected a block of the block list, got '${this.#block}'`,
+				qemu: [`Can't find block ${this.#block}`, `Illegal RAM offset ${text}`],
+			});
+		}
 		return this.#cursor.fail({
 			code: 'offset',
 			message: `RAM record: expected an offset inside the block, got 0x${text}`,
@@ -253,9 +218,8 @@ export class RamReader {
 const addressText = (high: number, low: number): string =>
 	((BigInt(high) << 32n) | BigInt((low & ~0xfff) >>> 0)).toString(16);
 
-/** AMDESE/qemu `sev_live_migration_v4` target/i386/sev.c. */
-const tooLongBlob = (length: number): StreamFault => ({
-	code: 'encrypted',
-	message: `encrypted page: expected a blob of at most ${MAX_FIRMWARE_BLOB} bytes, got ${length}`,
-	qemu: [`invalid length max=${MAX_FIRMWARE_BLOB} got=${length}`],
+const badXbzrle = (message: string, what: string, address: number): StreamFault => ({
+	code: 'record',
+	message,
+	qemu: [`Failed to load XBZRLE page - ${what}!`, `Failed to decompress XBZRLE page at ${address.toString(16)}`],
 });

@@ -1,37 +1,48 @@
 import type { BodyType } from '../abi/stream.js';
-import { RAM_SECTION_VERSION, SectionType, STREAM_MAGIC, STREAM_VERSION } from '../abi/stream.js';
+import {
+	HANDOVER_CAPABILITY,
+	IGNORE_SHARED_CAPABILITY,
+	MAPPED_RAM_CAPABILITY,
+	RAM_SECTION_VERSION,
+	SectionType,
+	STREAM_MAGIC,
+	STREAM_VERSION,
+} from '../abi/stream.js';
 import { DIALECTS } from '../dialect.js';
-import type { StreamFault } from '../error.js';
 import { StreamError } from '../error.js';
 import type { SectionInfo, StreamEnd, StreamHandler } from '../events.js';
-import { announcesHandover, announcesIgnoreShared, readConfiguration } from './configuration.js';
+import { CommandReader } from './commands.js';
+import { capabilitiesOf, readConfiguration } from './configuration.js';
 import type { Parse } from './cursor.js';
 import { StreamCursor } from './cursor.js';
-import { findFooter } from './footer-scan.js';
-import type { DeviceLength, ReaderOptions } from './options.js';
+import { DeviceReader } from './device.js';
+import {
+	BAD_MAGIC,
+	BAD_VERSION,
+	NO_CONFIGURATION,
+	NO_FOOTER,
+	NO_PART_ID,
+	NO_VERSION,
+	noIdstr,
+	OBSOLETE_VERSION,
+	wrongFooterId,
+} from './faults.js';
+import type { ReaderOptions, ResumeState } from './options.js';
 import { DEFAULT_LIMITS } from './options.js';
 import { RamReader } from './ram.js';
-
-const BAD_MAGIC = { qemu: ['Not a migration stream'], strerror: 'Invalid argument' } as const;
-const BAD_VERSION = { qemu: ['Unsupported migration stream version'], strerror: 'Operation not supported' } as const;
-const NO_CONFIGURATION = { qemu: ['Configuration section missing'], strerror: 'Invalid argument' } as const;
-const NO_FOOTER = {
-	qemu: ['check_section_footer: Read section footer failed: -5'],
-	strerror: 'Invalid argument',
-} as const;
-const NO_VERSION = { qemu: ['qemu_loadvm_section_start_full: Failed to read instance/version ID: -5'] };
-const NO_PART_ID = { qemu: ['qemu_loadvm_section_part_end: Failed to read section ID: -5'] };
 
 /**
  * Reads a migration stream pushed in chunks of any size and tells a handler what it holds. Nothing is lost: the events
  * are enough to write the same bytes again. Malformed input ends in a {@link StreamError} at the first fault; memory is
- * bounded by the limits. Postcopy's PACKAGED contents are read in place, as the sections they are.
+ * bounded by the limits. Postcopy's PACKAGED contents are read in place, as the elements they are, with their places marked.
  */
 export class StreamReader {
 	readonly #cursor: StreamCursor;
 	readonly #handler: StreamHandler;
 	readonly #ram: RamReader;
-	readonly #deviceLength: DeviceLength | undefined;
+	readonly #commands: CommandReader;
+	readonly #devices: DeviceReader;
+	readonly #options: ReaderOptions;
 	readonly #sections = new Map<number, SectionInfo>();
 	readonly #parse: Parse<StreamEnd>;
 	#handover = false;
@@ -41,14 +52,35 @@ export class StreamReader {
 	constructor(options: ReaderOptions) {
 		this.#cursor = new StreamCursor({ ...DEFAULT_LIMITS, ...options.limits });
 		this.#handler = options.handler;
-		this.#ram = new RamReader(this.#cursor, DIALECTS[options.dialect], options.handler);
-		this.#deviceLength = options.deviceLength;
-		this.#parse = this.#stream();
+		this.#ram = new RamReader(this.#cursor, DIALECTS[options.dialect], options);
+		this.#commands = new CommandReader(this.#cursor, this.#ram, options);
+		this.#devices = new DeviceReader(this.#cursor, this.#sections, options);
+		this.#options = options;
+		for (const section of options.resume?.sections ?? []) this.#sections.set(section.id, section);
+		this.#parse = options.stream === 'preempt' ? this.#preempt() : this.#stream();
 	}
 
 	/** Bytes consumed so far. */
 	get offset(): number {
 		return this.#cursor.window.offset;
+	}
+
+	/** What the reader of the connection that follows this one needs; also after a failure. */
+	get resumeState(): ResumeState {
+		const { postcopy } = this.#commands;
+		return { sections: [...this.#sections.values()], ...this.#ram.state, postcopy };
+	}
+
+	/**
+	 * Set it, also in a callback, to make the reader keep what arrives instead of reading on after the present section or
+	 * MULTIFD_FLUSH record; after it is cleared, the next `push`, perhaps of nothing, reads what was kept.
+	 */
+	get paused(): boolean {
+		return this.#cursor.paused;
+	}
+
+	set paused(paused: boolean) {
+		this.#cursor.paused = paused;
 	}
 
 	/** Reads a chunk; it may be reused afterwards. @throws StreamError, or what the handler threw */
@@ -86,8 +118,25 @@ export class StreamReader {
 	}
 
 	*#stream(): Parse<StreamEnd> {
+		if (this.#options.stream !== 'recovery') {
+			yield* this.#header();
+			if (this.#options.configurationSection !== false) yield* this.#configuration();
+		}
+		for (let more = true; more; this.#commands.leavePackage()) {
+			more = yield* this.#element();
+			if (this.#cursor.paused) yield* this.#cursor.hold();
+		}
+		return yield* this.#tail();
+	}
+
+	/** The second channel of postcopy: records without a section around them. */
+	*#preempt(): Parse<StreamEnd> {
+		yield* this.#ram.body();
+		return yield* this.#rest(false);
+	}
+
+	*#configuration(): Parse {
 		const cursor = this.#cursor;
-		yield* this.#header();
 		cursor.mark();
 		cursor.onTruncation = NO_CONFIGURATION;
 		const first = yield* cursor.takeU8();
@@ -97,11 +146,12 @@ export class StreamReader {
 		}
 		cursor.onTruncation = {};
 		const configuration = yield* readConfiguration(cursor);
-		this.#handover = announcesHandover(configuration);
-		this.#ram.addressesListed = announcesIgnoreShared(configuration);
+		const capabilities = capabilitiesOf(configuration);
+		this.#handover = capabilities.includes(HANDOVER_CAPABILITY);
+		this.#commands.announceHandover(this.#handover);
+		this.#ram.listForm.addresses = capabilities.includes(IGNORE_SHARED_CAPABILITY);
+		this.#ram.listForm.mapped = capabilities.includes(MAPPED_RAM_CAPABILITY);
 		this.#handler.configuration?.(configuration, cursor.place);
-		while (yield* this.#element());
-		return yield* this.#tail();
 	}
 
 	*#header(): Parse {
@@ -116,13 +166,12 @@ export class StreamReader {
 		const version = yield* cursor.takeU32();
 		if (version !== STREAM_VERSION) {
 			const message = `version: expected ${STREAM_VERSION}, got ${version}`;
-			const qemu = version === 2 ? ["SaveVM v2 format is obsolete and don't work anymore"] : BAD_VERSION.qemu;
-			throw cursor.fail({ code: 'version', message, ...BAD_VERSION, qemu });
+			throw cursor.fail({ code: 'version', message, ...(version === 2 ? OBSOLETE_VERSION : BAD_VERSION) });
 		}
 		this.#handler.header?.(version, cursor.place);
 	}
 
-	/** One element before and including EOF; false after EOF. */
+	/** One element before and including EOF; false after the EOF that is not a package's own. */
 	*#element(): Parse<boolean> {
 		const cursor = this.#cursor;
 		cursor.place.section = undefined;
@@ -131,7 +180,7 @@ export class StreamReader {
 		switch (type) {
 			case SectionType.eof:
 				this.#handler.eof?.(cursor.place);
-				return false;
+				return cursor.package !== undefined;
 			case SectionType.start:
 			case SectionType.full:
 				yield* this.#introduced(type);
@@ -141,7 +190,7 @@ export class StreamReader {
 				yield* this.#continued(type);
 				return true;
 			case SectionType.command:
-				yield* this.#command();
+				yield* this.#commands.read();
 				return true;
 			default:
 				throw cursor.fail({
@@ -150,13 +199,6 @@ export class StreamReader {
 					qemu: [`Unknown savevm section type ${type}`],
 				});
 		}
-	}
-
-	*#command(): Parse {
-		const command = yield* this.#cursor.takeU16();
-		const length = yield* this.#cursor.takeU16();
-		const data = yield* this.#cursor.take(length);
-		this.#handler.command?.(command, data, this.#cursor.place);
 	}
 
 	*#introduced(type: BodyType): Parse {
@@ -188,7 +230,7 @@ export class StreamReader {
 		this.#cursor.onTruncation = NO_PART_ID;
 		const id = yield* this.#cursor.takeU32();
 		this.#cursor.onTruncation = {};
-		const introduced = this.#sections.get(id);
+		const introduced = this.#sections.get(id) ?? this.#assumed(id);
 		if (introduced === undefined) {
 			throw this.#cursor.fail({
 				code: 'section',
@@ -199,63 +241,29 @@ export class StreamReader {
 		yield* this.#section({ ...introduced, type });
 	}
 
+	/** A recovery stream goes on with sections that the first one introduced; alone, only `ram` is likely. */
+	#assumed(id: number): SectionInfo | undefined {
+		const { stream, resume } = this.#options;
+		if (stream !== 'recovery' || resume !== undefined || this.#sections.size > 0) return undefined;
+		const version = RAM_SECTION_VERSION;
+		const section: SectionInfo = { type: SectionType.start, id, idstr: 'ram', instanceId: 0, version };
+		this.#sections.set(id, section);
+		return section;
+	}
+
 	*#section(section: SectionInfo): Parse {
-		const { place } = this.#cursor;
+		const cursor = this.#cursor;
+		const { place } = cursor;
 		place.section = section;
 		this.#handler.sectionBegin?.(section, place);
 		place.inBody = true;
 		if (section.idstr === 'ram') yield* this.#ram.body();
-		else yield* this.#opaque(section);
+		else yield* this.#devices.body(section);
 		place.inBody = false;
-		yield* this.#footer(section);
+		if (this.#options.sectionFooters !== false) yield* this.#footer(section);
+		else cursor.mark();
 		this.#handler.sectionEnd?.(section, place);
 		place.section = undefined;
-	}
-
-	*#opaque(section: SectionInfo): Parse {
-		const cursor = this.#cursor;
-		cursor.mark();
-		const told = this.#deviceLength?.(section.idstr, section.instanceId, section.version);
-		const length = told ?? (yield* this.#lengthToFooter(section.id));
-		this.#checkDeviceLength(length);
-		const body = yield* cursor.take(length);
-		this.#handler.opaqueBody?.(section, body, cursor.place);
-	}
-
-	*#lengthToFooter(id: number): Parse<number> {
-		const cursor = this.#cursor;
-		const { window } = cursor;
-		const isKnown = (other: number): boolean => this.#sections.has(other);
-		const descriptionLimit = cursor.limits.vmDescription;
-		let scanned = 0;
-		for (let more = true; ; ) {
-			const context = { id, isKnown, descriptionLimit, ended: !more };
-			const result = findFooter(window.view, window.at + scanned, window.end, context);
-			scanned = result.at - window.at;
-			if (result.found) return scanned;
-			this.#checkDeviceLength(scanned);
-			// Without a footer the body has no end: wait for one byte more than there can be.
-			if (!more) yield* cursor.need(window.end - window.at + 1);
-			more = yield* this.#anyMore();
-		}
-	}
-
-	/** Takes the whole next chunk into the window; false when there is none. */
-	*#anyMore(): Parse<boolean> {
-		while (!this.#cursor.window.pull(Number.MAX_SAFE_INTEGER)) {
-			if (this.#cursor.ended) return false;
-			yield;
-		}
-		return true;
-	}
-
-	#checkDeviceLength(length: number): void {
-		const limit = this.#cursor.limits.deviceBody;
-		if (length <= limit) return;
-		throw this.#cursor.fail({
-			code: 'too-large',
-			message: `device section: expected at most ${limit} bytes, got ${length} without a footer`,
-		});
 	}
 
 	*#footer(section: SectionInfo): Parse {
@@ -292,12 +300,16 @@ export class StreamReader {
 				description = true;
 			} else if (type === SectionType.command && this.#handover) {
 				window.at += 1;
-				yield* this.#command();
+				yield* this.#commands.read();
 			} else break;
 		}
-		for (; yield* cursor.reach(1); cursor.mark()) {
-			const rest = window.bytes.subarray(window.at, window.end);
-			window.at = window.end;
+		return yield* this.#rest(description);
+	}
+
+	*#rest(description: boolean): Parse<StreamEnd> {
+		const cursor = this.#cursor;
+		for (cursor.mark(); yield* cursor.reach(1); cursor.mark()) {
+			const rest = yield* cursor.takePiece(Number.MAX_SAFE_INTEGER);
 			this.#trailing += rest.length;
 			this.#handler.trailing?.(rest, cursor.place);
 		}
@@ -317,15 +329,3 @@ export class StreamReader {
 		this.#handler.vmDescription?.(json, cursor.place);
 	}
 }
-
-/** QEMU 7.2 migration/savevm.c `qemu_loadvm_section_start_full`. */
-const noIdstr = (id: number): Pick<StreamFault, 'qemu' | 'strerror'> => ({
-	qemu: [`Unable to read ID string for section ${id}`],
-	strerror: 'Invalid argument',
-});
-
-/** QEMU 7.2 migration/savevm.c `check_section_footer`. */
-const wrongFooterId = ({ id, idstr }: SectionInfo, got: number): Pick<StreamFault, 'qemu' | 'strerror'> => ({
-	qemu: [`Mismatched section id in footer for ${idstr} - read 0x${got.toString(16)} expected 0x${id.toString(16)}`],
-	strerror: 'Invalid argument',
-});

@@ -1,7 +1,26 @@
 import { PAGE_SIZE } from '@cvm/layout';
 import type { BodyType } from '../abi/stream.js';
-import { EncryptedSubtype, RamFlag, RegionListWord, SectionType, STREAM_MAGIC, STREAM_VERSION } from '../abi/stream.js';
-import type { Configuration, SectionInfo, StreamBlock } from '../events.js';
+import {
+	BitmapWord,
+	Command,
+	EncryptedSubtype,
+	RamFlag,
+	RegionListWord,
+	SectionType,
+	STREAM_MAGIC,
+	STREAM_VERSION,
+	XBZRLE_ENCODING,
+} from '../abi/stream.js';
+import { encodeCommand } from '../command.js';
+import type {
+	BitmapSlot,
+	ByteRange,
+	Configuration,
+	HostRegionList,
+	PageEncoding,
+	SectionInfo,
+	StreamBlock,
+} from '../events.js';
 import { nameToBytes } from '../latin1.js';
 import type { ByteSink, SessionPrefix, SharedRegion } from '../ports.js';
 import { ChunkQueue } from './chunks.js';
@@ -26,6 +45,11 @@ export class StreamWriter {
 	/** Stream offset of the next byte. */
 	get position(): number {
 		return this.#out.position;
+	}
+
+	/** The block that the next record may CONTINUE. */
+	get block(): string | undefined {
+		return this.#lastBlock;
 	}
 
 	/** Resolves when the sink can take more; undefined if it can now. @throws what the sink threw */
@@ -63,6 +87,17 @@ export class StreamWriter {
 		this.#out.append(data);
 	}
 
+	/** Command PACKAGED: the caller writes `length` bytes of elements next. */
+	packaged(length: number): void {
+		this.command(Command.packaged, encodeCommand({ command: Command.packaged, length }));
+	}
+
+	/** Command POSTCOPY_RAM_DISCARD; QEMU puts at most 12 ranges into one. */
+	ramDiscard(block: string, ranges: readonly ByteRange[]): void {
+		const command = Command.postcopyRamDiscard;
+		this.command(command, encodeCommand({ command, block, ranges }));
+	}
+
 	/** Header of a section; PART and END carry only the id. */
 	sectionBegin(section: SectionInfo): void {
 		this.#out.u8(section.type);
@@ -86,16 +121,48 @@ export class StreamWriter {
 	blockList(blocks: readonly StreamBlock[], continued = false): void {
 		const total = blocks.reduce((sum, { usedLength }) => sum + usedLength, 0);
 		this.#word(total, RamFlag.memSize | (continued ? RamFlag.continue : 0));
-		for (const { idstr, usedLength, address } of blocks) {
-			this.#out.cstr8(idstr);
-			this.#out.u64(BigInt(usedLength));
-			if (address !== undefined) this.#out.u64(address);
-		}
+		for (const block of blocks) this.#blockEntry(block);
+	}
+
+	/** MEM_SIZE record of a mapped-ram file; blocks with their pages follow, `total` bytes in all. */
+	mappedListBegin(total: number, continued = false): void {
+		this.#word(total, RamFlag.memSize | (continued ? RamFlag.continue : 0));
+	}
+
+	/**
+	 * Entry of a mapped-ram block list, with its `mapped` header and bitmap. The caller keeps to the offsets it names: next
+	 * come `mappedGap` up to `pagesOffset` and then every page.
+	 */
+	mappedBlock(block: StreamBlock, bitmap: Uint8Array): void {
+		this.#blockEntry(block);
+		this.#out.append(bitmap);
+	}
+
+	mappedGap(data: Uint8Array): void {
+		this.#out.append(data);
+	}
+
+	/** The next 4096 bytes of a mapped-ram block. */
+	mappedPage(page: Uint8Array): void {
+		checkPage(page);
+		this.#out.append(page);
+	}
+
+	#blockEntry({ idstr, usedLength, pageSize, address, mapped }: StreamBlock): void {
+		this.#out.cstr8(idstr);
+		this.#out.u64(BigInt(usedLength));
+		if (pageSize !== undefined) this.#out.u64(BigInt(pageSize));
+		if (address !== undefined) this.#out.u64(address);
+		if (mapped === undefined) return;
+		this.#out.u32(mapped.version);
+		this.#out.u64(mapped.pageSize);
+		this.#out.u64(mapped.bitmapOffset);
+		this.#out.u64(mapped.pagesOffset);
 	}
 
 	/** PAGE record of 4096 bytes; `address` is the byte offset inside the block. */
 	rawPage(block: string, address: number, page: Uint8Array, continued?: boolean): void {
-		if (page.length !== PAGE_SIZE) throw new RangeError(`page: expected ${PAGE_SIZE} bytes, got ${page.length}`);
+		checkPage(page);
 		this.#record(block, address, RamFlag.page, continued);
 		this.#out.append(page);
 	}
@@ -104,6 +171,70 @@ export class StreamWriter {
 	zeroPage(block: string, address: number, fill: number, continued?: boolean): void {
 		this.#record(block, address, RamFlag.zero, continued);
 		this.#out.u8(fill);
+	}
+
+	/** XBZRLE or COMPRESS_PAGE record of data that are encoded already. */
+	encodedPage(kind: PageEncoding, block: string, address: number, data: Uint8Array, continued?: boolean): void {
+		if (kind === 'xbzrle') {
+			this.#record(block, address, RamFlag.xbzrle, continued);
+			this.#out.u8(XBZRLE_ENCODING);
+			this.#out.u16(data.length);
+		} else {
+			this.#record(block, address, RamFlag.compressPage, continued);
+			this.#out.u32(data.length);
+		}
+		this.#out.append(data);
+	}
+
+	/** MULTIFD_FLUSH record. Only dialect `qemu-9` has it. */
+	multifdFlush(address = 0, continued = false): void {
+		this.#word(address, RamFlag.multifdFlush | (continued ? RamFlag.continue : 0));
+	}
+
+	/** Page of the in-guest helper; without `subtype`, as dialect `mh-v1` has it. */
+	migrationHelperPage(
+		block: string,
+		address: number,
+		header: Uint8Array,
+		page: Uint8Array,
+		subtype: 4 | undefined,
+		continued?: boolean,
+	): void {
+		checkPage(page);
+		this.#record(block, address, RamFlag.encryptedData, continued);
+		if (subtype !== undefined) this.#out.u32(subtype);
+		this.#blob(header);
+		this.#blob(page);
+	}
+
+	/** Encrypted-data record, subtype 2, of dialect `sev-v1`. */
+	encryptedBitmap(block: string, address: number, slots: readonly BitmapSlot[], continued?: boolean): void {
+		this.#record(block, address, RamFlag.encryptedData, continued);
+		this.#out.u32(EncryptedSubtype.sharedRegions);
+		for (const { word, startGpa, pages, bitmap } of slots) {
+			this.#out.u32(word);
+			this.#out.u64(startGpa);
+			this.#out.u64(pages);
+			this.#out.u64(BigInt(bitmap.length));
+			this.#out.append(bitmap);
+		}
+		this.#out.u32(BitmapWord.end);
+	}
+
+	/** Encrypted-data record, subtype 2, of dialect `sev-list`. */
+	hostRegions(block: string, address: number, list: HostRegionList, continued?: boolean): void {
+		this.#record(block, address, RamFlag.encryptedData, continued);
+		this.#out.u32(EncryptedSubtype.sharedRegions);
+		this.#out.u32(list.start);
+		if (list.start !== RegionListWord.entry) return;
+		this.#out.u32(list.regions.length);
+		const pair = new DataView(new ArrayBuffer(16));
+		for (const { gfnStart, gfnEnd } of list.regions) {
+			pair.setBigUint64(0, gfnStart, true);
+			pair.setBigUint64(8, gfnEnd, true);
+			this.#out.append(new Uint8Array(pair.buffer));
+		}
+		this.#out.u32(list.end ?? RegionListWord.end);
 	}
 
 	/** Encrypted-data record, subtype 1; `prefix` goes with the first of the stream only. */
@@ -201,3 +332,7 @@ export class StreamWriter {
 }
 
 const introduces = (type: BodyType): boolean => type === SectionType.start || type === SectionType.full;
+
+function checkPage(page: Uint8Array): void {
+	if (page.length !== PAGE_SIZE) throw new RangeError(`page: expected ${PAGE_SIZE} bytes, got ${page.length}`);
+}

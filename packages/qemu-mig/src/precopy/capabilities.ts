@@ -1,0 +1,57 @@
+import { DIALECTS } from '../dialect.js';
+import type { PrecopyOptions } from './options.js';
+
+/** QEMU's migration capabilities of the same names, as far as a source needs them; all off by default. */
+export interface PrecopyCapabilities {
+	/** `auto-converge`: throttles a guest that dirties faster than is worth sending; needs `vm.throttle`. */
+	readonly autoConverge?: boolean;
+	/** `xbzrle`: after the first walk over memory, pages go as what changed since they were last sent. Not with multifd. */
+	readonly xbzrle?: boolean;
+	/** `compress`: pages go as zlib streams, until `xbzrle` takes over. Not with multifd or postcopy. */
+	readonly compress?: boolean;
+	/** `postcopy-ram`: the guest may move before its memory does (`startPostcopy`). Not with multifd or a hand-over. */
+	readonly postcopyRam?: boolean;
+	/** `release-ram`: in postcopy, pages that the target has are given back (`source.release`). */
+	readonly releaseRam?: boolean;
+	/** `pause-before-switchover`: waits, with the guest stopped, for `continue`. */
+	readonly pauseBeforeSwitchover?: boolean;
+}
+
+/**
+ * Refuses what does not go together, before anything has happened.
+ *
+ * @throws RangeError which says what and why. QEMU 7.2 migration/migration.c `migrate_caps_check`
+ */
+export function checkCapabilities({
+	capabilities = {},
+	multifd,
+	source,
+	vm,
+	dialect,
+	returnPath,
+}: PrecopyOptions): void {
+	const { autoConverge, xbzrle, compress, postcopyRam, releaseRam } = capabilities;
+	if (autoConverge && vm.throttle === undefined) refuse('auto-converge: expected a VM with throttle, got none');
+	if (multifd !== undefined) {
+		if (multifd.sinks.length < 1 || multifd.sinks.length > 255) {
+			refuse(`multifd: expected 1 to 255 channels, got ${multifd.sinks.length}`);
+		}
+		for (const [name, on] of Object.entries({ xbzrle, compress, 'postcopy-ram': postcopyRam })) {
+			if (on) refuse(`multifd: expected it without ${name}, got both`);
+		}
+	}
+	if (releaseRam && source.release === undefined) refuse('release-ram: expected a source with release, got none');
+	if (!postcopyRam) return;
+	if (compress) refuse('Postcopy is not currently compatible with compression');
+	if (returnPath !== 'return-path') refuse(`postcopy-ram: expected returnPath 'return-path', got '${returnPath}'`);
+	if (source.sealer !== undefined && DIALECTS[dialect].pageStatus !== undefined && source.helper === undefined) {
+		refuse(
+			'postcopy-ram: expected pages that can be put into a running guest, got ones sealed by SEV firmware: ' +
+				'RECEIVE_UPDATE_DATA is not allowed after RECEIVE_FINISH, and a guest runs only after that',
+		);
+	}
+}
+
+function refuse(message: string): never {
+	throw new RangeError(message);
+}

@@ -6,6 +6,7 @@ import { demoCommand } from './demo/command.js';
 import { devsevCommand } from './devsev/command.js';
 import { DemoFailure, FAILED, Failure, MISUSED, Misuse } from './exit.js';
 import { ownerCommand } from './owner/command.js';
+import { streamCommand } from './stream/command.js';
 
 /** The package's own manifest lies one folder above `dist`. */
 const manifest = JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8')) as { version: string };
@@ -25,7 +26,7 @@ export async function createCli(argv: readonly string[]): Promise<number> {
 		.showSuggestionAfterError(false) // one mistake, one line
 		.configureOutput({ outputError: (text, write) => write(`cvm: ${text.replace(/^error: /, '')}`) })
 		.addHelpText('after', '\nexample:\n  cvm demo --workload random --memory 256M\n');
-	for (const make of [demoCommand, benchCommand, ownerCommand, devsevCommand]) {
+	for (const make of [demoCommand, benchCommand, ownerCommand, devsevCommand, streamCommand]) {
 		const command = make((result) => {
 			code = result;
 		});

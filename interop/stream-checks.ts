@@ -62,6 +62,23 @@ export async function relayed(stream: Uint8Array): Promise<Uint8Array> {
 	return Buffer.concat(out);
 }
 
+/** As {@link relayed}, of a stream that was cut and of the one that continues it. @returns both, the first up to its last whole element */
+export async function relayedPieces(cut: Uint8Array, rest: Uint8Array): Promise<readonly [Uint8Array, Uint8Array]> {
+	const outs: Uint8Array[][] = [[], []];
+	const writers = outs.map((out) => new StreamWriter({ write: (chunk) => void out.push(chunk.slice()) }));
+	const [before, after] = writers.map((writer) => createRelay(writer));
+	if (before === undefined || after === undefined) throw new Error('two relays');
+	const first = new StreamReader({ dialect: 'qemu-7.2', handler: before });
+	first.push(cut);
+	expect(() => first.end()).toThrow(/expected/);
+	const { resumeState } = first;
+	const second = new StreamReader({ dialect: 'qemu-7.2', handler: after, stream: 'recovery', resume: resumeState });
+	second.push(rest);
+	second.end();
+	for (const writer of writers) await writer.flush();
+	return [Buffer.concat(outs[0] ?? []), Buffer.concat(outs[1] ?? [])];
+}
+
 /** No error is found, nor would a QEMU 7.2 find one. */
 export async function expectVerified(inputs: readonly Uint8Array[], compress: boolean): Promise<void> {
 	const list = inputs.map((source): ImageInput => ({ source }));

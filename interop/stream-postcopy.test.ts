@@ -15,6 +15,7 @@ import {
 	otherWays,
 	pc,
 	relayed,
+	relayedPieces,
 	same,
 } from './stream-checks.js';
 
@@ -139,6 +140,11 @@ it('reads a migration whose connection broke in postcopy, and how it went on', a
 		const { findings, complete } = await verifyStream(inputs);
 		expect(findings.filter(({ severity }) => severity === 'error')).toEqual([]);
 		expect(complete).toBe(true);
+		const [begun, went] = await relayedPieces(recording.forward, rest.forward);
+		// The last element may be cut: a page at most.
+		expect(begun.length).toBeGreaterThan(recording.forward.length - 4200);
+		expect(same(begun, recording.forward.subarray(0, begun.length)), 'relayed up to the cut').toBe(true);
+		expect(same(went, rest.forward), 'relayed from there').toBe(true);
 		const image = await openImage(inputs, { store: createMemoryStore() });
 		expect(image.inputs.map(({ kind, bytes }) => [kind, bytes])).toEqual([
 			['migration', recording.forward.length],

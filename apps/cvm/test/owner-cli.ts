@@ -2,26 +2,10 @@
 import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { vi } from 'vitest';
-import { createCli } from '../src/cli.js';
-import type { Ended } from './processes.js';
+import { inProcess } from './in-process.js';
 
 /** Runs `cvm owner …` here and takes what it says. */
-export async function owner(...argv: readonly string[]): Promise<Ended & { readonly code: number }> {
-	const said = { stdout: '', stderr: '' };
-	const spies = (['stdout', 'stderr'] as const).map((name) =>
-		vi.spyOn(process[name], 'write').mockImplementation((text) => {
-			said[name] += String(text);
-			return true;
-		}),
-	);
-	try {
-		const code = await createCli(['owner', ...argv]);
-		return { code, ...said };
-	} finally {
-		for (const spy of spies) spy.mockRestore();
-	}
-}
+export const owner = (...argv: readonly string[]) => inProcess('owner', ...argv);
 
 /** A folder of one test's files. */
 export class Folder {

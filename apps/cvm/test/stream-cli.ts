@@ -1,28 +1,13 @@
 /** `cvm stream` in this process: the command line, with what it says, and streams to give to it. */
 import { readFileSync } from 'node:fs';
-import { vi } from 'vitest';
-import { createCli } from '../src/cli.js';
-import { CAPTURE, type Ended } from './processes.js';
+import { inProcess } from './in-process.js';
+import { CAPTURE } from './processes.js';
 
 /** The stream that Debian's QEMU wrote. */
 export const capture = (): Uint8Array => new Uint8Array(readFileSync(CAPTURE));
 
 /** Runs `cvm stream …` here and takes what it says. */
-export async function stream(...argv: readonly string[]): Promise<Ended & { readonly code: number }> {
-	const said = { stdout: '', stderr: '' };
-	const spies = (['stdout', 'stderr'] as const).map((name) =>
-		vi.spyOn(process[name], 'write').mockImplementation((text) => {
-			said[name] += String(text);
-			return true;
-		}),
-	);
-	try {
-		const code = await createCli(['stream', ...argv]);
-		return { code, ...said };
-	} finally {
-		for (const spy of spies) spy.mockRestore();
-	}
-}
+export const stream = (...argv: readonly string[]) => inProcess('stream', ...argv);
 
 /** Runs it with `--json` and reads the document. */
 export async function streamJson<T>(...argv: readonly string[]): Promise<T> {

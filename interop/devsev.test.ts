@@ -1,6 +1,6 @@
 /** A C program written against the kernel's public header, under `cvm devsev`. */
 import { type ChildProcess, spawn } from 'node:child_process';
-import { mkdtempSync, readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
@@ -186,13 +186,17 @@ describe('kill -9', () => {
 		['the runner', 'pdh-gen'],
 	])('of %s during %s costs no identity', async (victim, what) => {
 		const state = fresh();
+		const said = join(state, 'said');
 		const { id } = await exported(state);
 		for (let round = 0; round < 4; round++) {
+			rmSync(said, { force: true });
 			const loop = `while "$0" ${what} > "$1"; do :; done`;
-			const argv = ['devsev', '--state', state, '--', 'sh', '-c', loop, client, join(state, 'said')];
+			const argv = ['devsev', '--state', state, '--', 'sh', '-c', loop, client, said];
 			const runner = spawn(process.execPath, [cvmProgram, ...argv], { stdio: 'ignore' });
 			const closed = ended(runner);
 			const pid = await serverOf(state);
+			// A runner that is not connected yet would start another platform, and its loop would never end.
+			while (!existsSync(said)) await delay(5);
 			await delay(Math.random() * 100);
 			process.kill(victim === 'the platform' ? pid : (runner.pid ?? -1), 'SIGKILL');
 			await closed;

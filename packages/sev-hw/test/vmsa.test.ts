@@ -99,7 +99,7 @@ describe('LAUNCH_UPDATE_VMSA', () => {
 		expect(second).toEqual(expected);
 		expect(rig.at(PAGE + 16n, SIZE)).not.toEqual(expected);
 	});
-	it('takes address 0 as any other', () => {
+	it('takes address 0 like every other', () => {
 		const { rig, sound } = setUp();
 		rig.must('LAUNCH_UPDATE_VMSA', { ...sound, paddr: 0n });
 		expect(vmsa.decode(plaintextOf(rig, 0n)).slotPaddr).toBe(BigInt(tmrOf(rig) + 64));

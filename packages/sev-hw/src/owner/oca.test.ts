@@ -30,7 +30,7 @@ const refusal = (code: string, message: string) =>
 	expect.objectContaining({ name: 'OwnerError', code, message: expect.stringContaining(message) });
 
 describe('createOca', () => {
-	it('makes a key and a certificate that signed itself, as any firmware of this platform would check it', () => {
+	it('makes a key and a certificate that signed itself, as every firmware would check it', () => {
 		expect(verifySevCertificate(nodeProvider, oca.cert, certKeyOf(oca.cert))).toBe(Status.SUCCESS);
 		expect(readSevCertificate(oca.cert)).toMatchObject({
 			version: 1,

@@ -6,6 +6,7 @@ import { build } from 'esbuild';
 import { afterEach, describe, expect, it, vi } from 'vitest';
 import { Errno } from './abi/errno.js';
 import { bitmapWords, createBitmapSpace, fetchAndClear } from './dirty-log.js';
+import { createKernel } from './kernel.js';
 import { createVmHandle, MemFlag, VmWord, vmWords } from './vm-state.js';
 
 afterEach(() => {
@@ -94,7 +95,7 @@ describe('fetch and clear', () => {
 		const pages = 4096;
 		const epochs = 200;
 		const handle = createVmHandle({
-			abi: 'upstream',
+			kernel: createKernel('upstream'),
 			cbitPosition: 51,
 			ramBytes: pages * PAGE_SIZE,
 			silicon: { kind: 'cvm-silicon' },

@@ -3,9 +3,10 @@ export class KvmError extends Error {
 	override readonly name = 'KvmError';
 	/**
 	 * `out-of-memory`: no run of free frames is long enough. `not-mapped`: a mapping that is not, or no longer, mapped.
-	 * `bad-length`: a length that is no length. `vcpu-index`: not below 32, or taken. `vm-gone`: the VM was destroyed.
+	 * `bad-length`: a length that is no length. `vcpu-index`: not below 32, or taken. `vm-gone`: the VM was destroyed. `not-a-vm`: not an object
+	 * that createVm() made.
 	 */
-	readonly code: 'out-of-memory' | 'not-mapped' | 'bad-length' | 'vcpu-index' | 'vm-gone';
+	readonly code: 'out-of-memory' | 'not-mapped' | 'bad-length' | 'vcpu-index' | 'vm-gone' | 'not-a-vm';
 
 	constructor(code: KvmError['code'], thing: string, expected: string, got: string) {
 		super(`${thing}: expected ${expected}, got ${got}`);

@@ -16,11 +16,12 @@
  * @packageDocumentation
  */
 export type { CpuidEntry } from './abi/cpuid.js';
-export type { KvmAbi } from './abi/generation.js';
+export type { KvmAbi, LinuxRelease } from './abi/generation.js';
 export type { PlatformStatus, SevDevice, SevResult } from './ccp/sev-device.js';
 export type { CpuidOptions } from './cpuid.js';
 export { KvmError } from './error.js';
 export type { HostMapping, HostMemory } from './host-memory.js';
+export type { Kernel } from './kernel.js';
 export { createKvm, type Kvm, type KvmOptions } from './kvm.js';
 export type { UserMemoryRegion } from './memslots.js';
 export type { MsrFilter } from './msr-filter.js';

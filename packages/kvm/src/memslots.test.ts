@@ -3,6 +3,7 @@ import { fc, test } from '@fast-check/vitest';
 import { describe, expect, it } from 'vitest';
 import { Errno } from './abi/errno.js';
 import { createHostMemory } from './host-memory.js';
+import { createKernel } from './kernel.js';
 import { createMemslots, type UserMemoryRegion } from './memslots.js';
 import { createVmHandle, MAX_SLOTS, MemFlag, openVmState } from './vm-state.js';
 
@@ -13,7 +14,7 @@ function rig(ramPages = 256) {
 	const dram = new Uint8Array(new SharedArrayBuffer(MIB + ramPages * PAGE_SIZE));
 	const memory = createHostMemory(dram);
 	const handle = createVmHandle({
-		abi: 'upstream',
+		kernel: createKernel('upstream'),
 		cbitPosition: 51,
 		ramBytes: dram.length,
 		silicon: { kind: 'cvm-silicon' },

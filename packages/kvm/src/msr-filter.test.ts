@@ -2,12 +2,18 @@ import { fc, test } from '@fast-check/vitest';
 import { beforeEach, describe, expect, it } from 'vitest';
 import { MSR_KVM_MIGRATION_CONTROL, MsrFilterDefault } from './abi/capabilities.js';
 import { Errno } from './abi/errno.js';
+import { createKernel } from './kernel.js';
 import { type MsrFilter, setMsrFilter } from './msr-filter.js';
 import { isMsrAllowed } from './msr-filter-state.js';
 import { createVmHandle, openVmState, vmWords } from './vm-state.js';
 
 const newHandle = () =>
-	createVmHandle({ abi: 'upstream', cbitPosition: 51, ramBytes: 2 ** 20, silicon: { kind: 'cvm-silicon' } });
+	createVmHandle({
+		kernel: createKernel('upstream'),
+		cbitPosition: 51,
+		ramBytes: 2 ** 20,
+		silicon: { kind: 'cvm-silicon' },
+	});
 const READ = 1;
 const WRITE = 2;
 const { ALLOW, DENY } = MsrFilterDefault;

@@ -1,5 +1,6 @@
 import { fc, test } from '@fast-check/vitest';
 import { describe, expect, it } from 'vitest';
+import { createKernel } from './kernel.js';
 import {
 	createVcpuHandle,
 	loadVcpuState,
@@ -15,7 +16,12 @@ import { createVmHandle, openVmState } from './vm-state.js';
 
 const newVcpu = (index = 0) =>
 	createVcpuHandle(
-		createVmHandle({ abi: 'upstream', cbitPosition: 51, ramBytes: 2 ** 20, silicon: { kind: 'cvm-silicon' } }),
+		createVmHandle({
+			kernel: createKernel('upstream'),
+			cbitPosition: 51,
+			ramBytes: 2 ** 20,
+			silicon: { kind: 'cvm-silicon' },
+		}),
 		index,
 		[],
 	);
@@ -36,18 +42,19 @@ describe('a new vCPU', () => {
 });
 
 describe('the shared buffer', () => {
-	it('holds the register file, the control words and kvm_run apart from each other', () => {
+	it('holds the register file, the control words, kvm_run and the XSAVE area apart from each other', () => {
 		const vcpu = newVcpu();
-		const { registers, words, run } = openVcpuState(vcpu);
+		const { registers, words, run, xsave } = openVcpuState(vcpu);
 		const ends = (view: { byteOffset: number; byteLength: number }) => [
 			view.byteOffset,
 			view.byteOffset + view.byteLength,
 		];
-		const [a, b, c] = [registers, words, run].map(ends).sort(([x = 0], [y = 0]) => x - y);
+		const [a, b, c, d] = [registers, words, run, xsave].map(ends).sort(([x = 0], [y = 0]) => x - y);
 		expect(a?.[1]).toBeLessThanOrEqual(b?.[0] ?? 0);
 		expect(b?.[1]).toBeLessThanOrEqual(c?.[0] ?? 0);
-		expect(c?.[1]).toBeLessThanOrEqual(vcpu.state.byteLength);
-		expect(run.length).toBe(4096);
+		expect(c?.[1]).toBeLessThanOrEqual(d?.[0] ?? 0);
+		expect(d?.[1]).toBeLessThanOrEqual(vcpu.state.byteLength);
+		expect(run.length).toBe(3 * 4096);
 	});
 
 	it('gives every register a word of its own', () => {
@@ -72,16 +79,18 @@ describe('the saved state', () => {
 		fc.uint8Array({ minLength: 4096, maxLength: 4096 }),
 	])('makes any other vCPU equal to the one it was taken of', (values, mpState, page) => {
 		const source = newVcpu();
-		const { registers, words, run } = openVcpuState(source);
+		const { registers, words, run, xsave } = openVcpuState(source);
 		registers.set(values);
 		run.set(page);
+		xsave.set(Uint8Array.from(page).reverse());
 		words[VcpuWord.mpState] = mpState;
 		const target = newVcpu(3);
 		loadVcpuState(target, saveVcpuState(source));
 		const copy = openVcpuState(target);
 		expect([...copy.registers]).toEqual(values);
 		expect(copy.words[VcpuWord.mpState]).toBe(mpState);
-		expect([...copy.run]).toEqual([...page]);
+		expect([...copy.run.subarray(0, page.length)]).toEqual([...page]);
+		expect([...copy.xsave]).toEqual([...page].reverse());
 	});
 
 	it('is little-endian, registers first', () => {

@@ -35,6 +35,55 @@ export const Register = {
 	pendingRip: 25,
 	/** One word for the kind, such as the size of an I/O operand. */
 	pendingA: 26,
+	pendingB: 27,
+	cr8: 28,
+	dr0: 29,
+	dr1: 30,
+	dr2: 31,
+	dr3: 32,
+	dr6: 33,
+	dr7: 34,
+	xcr0: 35,
+	xss: 36,
+	/** Address after the instruction that raised the last exception: {@link GuestCpu} has no instruction lengths. */
+	nrip: 37,
+	/** Segments: the base, then selector u16 | attributes u16 << 16 | limit u32 << 32, as a save area has them. */
+	esBase: 40,
+	es: 41,
+	csBase: 42,
+	cs: 43,
+	ssBase: 44,
+	ss: 45,
+	dsBase: 46,
+	ds: 47,
+	fsBase: 48,
+	fs: 49,
+	gsBase: 50,
+	gs: 51,
+	ldtrBase: 52,
+	ldtr: 53,
+	trBase: 54,
+	tr: 55,
+	gdtrBase: 56,
+	gdtrLimit: 57,
+	idtrBase: 58,
+	idtrLimit: 59,
+	star: 60,
+	lstar: 61,
+	cstar: 62,
+	sfmask: 63,
+	kernelGsBase: 64,
+	sysenterCs: 65,
+	sysenterEsp: 66,
+	sysenterEip: 67,
+	pat: 68,
+	tscAux: 69,
+	/** What the host keeps of a vCPU, also of one whose guest state is protected. */
+	apicBase: 96,
+	/** MSR 0xC0010130 of a SEV-ES guest: address of its GHCB or a message of the MSR protocol. */
+	ghcbMsr: 97,
+	/** 0 none, 1 by the GHCB page, 2 by the GHCB MSR: how an AP of a SEV-ES guest waits to be started again. */
+	apResetHold: 98,
 } as const;
 /** The name of a register in {@link Register}. */
 export type RegisterName = keyof typeof Register;
@@ -43,7 +92,9 @@ export type RegisterName = keyof typeof Register;
 export const PendingKind = { none: 0, hypercall: 1, rdmsr: 2, wrmsr: 3, ioIn: 4, ioOut: 5 } as const;
 
 /** u64s of the register file, some of them spare. */
-const REGISTER_COUNT = 32;
+const REGISTER_COUNT = 128;
+/** The registers from here on are the host's own. */
+export const FIRST_HOST_REGISTER = 96;
 /** Bytes of the register file: what a migration carries per vCPU, besides `mpState`. */
 const REGISTER_BYTES = REGISTER_COUNT * 8;
 
@@ -56,12 +107,22 @@ export const VcpuWord = {
 } as const;
 
 /** KVM_MP_STATE_* (linux/kvm.h). */
-export const MpState = { runnable: 0, uninitialized: 1, initReceived: 2, halted: 3, sipiReceived: 4 } as const;
+export const MpState = {
+	runnable: 0,
+	uninitialized: 1,
+	initReceived: 2,
+	halted: 3,
+	sipiReceived: 4,
+	apResetHold: 9,
+} as const;
 
 const WORDS_AT = REGISTER_BYTES;
 const WORD_COUNT = 16;
 const RUN_AT = 4096;
-const STATE_BYTES = RUN_AT + KVM_RUN_SIZE;
+const XSAVE_AT = RUN_AT + KVM_RUN_SIZE;
+/** Bytes of an XSAVE area as KVM_GET_XSAVE hands it out. */
+export const XSAVE_SIZE = 4096;
+const STATE_BYTES = XSAVE_AT + XSAVE_SIZE;
 
 /** One vCPU for another thread: structured-cloneable. */
 export interface VcpuHandle {
@@ -79,8 +140,10 @@ export interface VcpuState {
 	readonly registers: BigUint64Array;
 	/** Indexed by {@link VcpuWord}. */
 	readonly words: Int32Array;
-	/** struct kvm_run. */
+	/** struct kvm_run, the page of port I/O data and that of coalesced MMIO. */
 	readonly run: Uint8Array;
+	/** x87, SSE and AVX state in the standard form of XSAVE. */
+	readonly xsave: Uint8Array;
 }
 
 /** New state for a vCPU, as after reset (APM vol. 2 §14.1.3): flat, at 0xFFFFFFF0. All vCPUs are runnable: PROJECT. */
@@ -98,22 +161,24 @@ export const openVcpuState = ({ state }: VcpuHandle): VcpuState => ({
 	registers: new BigUint64Array(state, 0, REGISTER_COUNT),
 	words: new Int32Array(state, WORDS_AT, WORD_COUNT),
 	run: new Uint8Array(state, RUN_AT, KVM_RUN_SIZE),
+	xsave: new Uint8Array(state, XSAVE_AT, XSAVE_SIZE),
 });
 
 /** Bytes of {@link saveVcpuState}. */
-export const VCPU_STATE_BYTES = REGISTER_BYTES + 8 + KVM_RUN_SIZE;
+export const VCPU_STATE_BYTES = REGISTER_BYTES + 8 + KVM_RUN_SIZE + XSAVE_SIZE;
 
 /**
  * A stopped vCPU as a flat record, for a migration: the register file (little-endian) with what the next KVM_RUN has to
- * finish, mpState (u32 and 4 zero bytes), and the kvm_run page, where the answer to a pending exit stands.
+ * finish, mpState (u32 and 4 zero bytes), the kvm_run pages, where the answer to a pending exit stands, and the XSAVE area.
  */
 export function saveVcpuState(handle: VcpuHandle): Uint8Array {
-	const { registers, words, run } = openVcpuState(handle);
+	const { registers, words, run, xsave } = openVcpuState(handle);
 	const out = new Uint8Array(VCPU_STATE_BYTES);
 	const view = new DataView(out.buffer);
 	for (let i = 0; i < REGISTER_COUNT; i++) view.setBigUint64(8 * i, registers[i] ?? 0n, true);
 	view.setUint32(REGISTER_BYTES, Atomics.load(words, VcpuWord.mpState), true);
 	out.set(run, REGISTER_BYTES + 8);
+	out.set(xsave, REGISTER_BYTES + 8 + KVM_RUN_SIZE);
 	return out;
 }
 
@@ -122,11 +187,13 @@ export function loadVcpuState(handle: VcpuHandle, data: Uint8Array): void {
 	if (data.length !== VCPU_STATE_BYTES) {
 		throw new RangeError(`vcpu state: expected ${VCPU_STATE_BYTES} bytes, got ${data.length}`);
 	}
-	const { registers, words, run } = openVcpuState(handle);
+	const { registers, words, run, xsave } = openVcpuState(handle);
 	const view = new DataView(data.buffer, data.byteOffset, data.byteLength);
 	for (let i = 0; i < REGISTER_COUNT; i++) registers[i] = view.getBigUint64(8 * i, true);
 	Atomics.store(words, VcpuWord.mpState, view.getUint32(REGISTER_BYTES, true));
-	run.set(data.subarray(REGISTER_BYTES + 8));
+	const runAt = REGISTER_BYTES + 8;
+	run.set(data.subarray(runAt, runAt + KVM_RUN_SIZE));
+	xsave.set(data.subarray(runAt + KVM_RUN_SIZE));
 	// A thread that ran the vCPU before may remember translations.
 	Atomics.add(new Int32Array(handle.vm.shared), VmWord.tlbGeneration, 1);
 }

@@ -1,5 +1,6 @@
 import { PAGE_SIZE } from '@cvm/layout';
 import { beforeEach, describe, expect, it } from 'vitest';
+import { createKernel } from './kernel.js';
 import { createVmHandle, openVmState, SLOT_DOUBLES, type VmHandle, type VmState, VmWord, vmWords } from './vm-state.js';
 
 const PAGES = 100;
@@ -9,7 +10,7 @@ let view: ReturnType<typeof vmWords>;
 
 beforeEach(() => {
 	handle = createVmHandle({
-		abi: 'v12',
+		kernel: createKernel('v12'),
 		cbitPosition: 47,
 		ramBytes: PAGES * PAGE_SIZE,
 		silicon: { kind: 'cvm-silicon' },
@@ -42,7 +43,7 @@ describe('a VM without memory', () => {
 			exitHypercallMask: 0,
 			msrExitMask: 0,
 			cbitPosition: 47,
-			abi: 'v12',
+			kernel: createKernel('v12'),
 		});
 	});
 });

@@ -1,6 +1,6 @@
 import { PAGE_SHIFT } from '@cvm/layout';
 import type { SiliconHandle } from '@cvm/sev-hw';
-import type { KvmAbi } from './abi/generation.js';
+import type { Kernel } from './kernel.js';
 import { isMsrAllowed } from './msr-filter-state.js';
 import { VmWord } from './vm-words.js';
 
@@ -24,6 +24,7 @@ export const SLOT_DOUBLES = 4;
 /** One VM for another thread: structured-cloneable. `openVmState` opens it. */
 export interface VmHandle {
 	readonly kind: 'cvm-vm';
+	readonly kernel: Kernel;
 	readonly shared: SharedArrayBuffer;
 	/** Dirty bitmaps of all logging slots. */
 	readonly dirty: SharedArrayBuffer;
@@ -35,18 +36,17 @@ export const MemFlag = { logDirtyPages: 1, readonly: 2 } as const;
 
 /** New shared buffers for a VM. `ramBytes` bounds the memory whose dirty bitmaps fit. */
 export function createVmHandle(o: {
-	abi: KvmAbi;
+	kernel: Kernel;
 	cbitPosition: number;
 	ramBytes: number;
 	silicon: SiliconHandle;
 }): VmHandle {
 	const shared = new SharedArrayBuffer(SHARED_BYTES);
 	const words = new Int32Array(shared);
-	words[VmWord.abi] = o.abi === 'v12' ? 1 : 0;
 	words[VmWord.cbitPosition] = o.cbitPosition;
 	// A slot's bitmap is rounded up to 64 pages.
 	const dirty = new SharedArrayBuffer((Math.ceil(o.ramBytes / (64 << PAGE_SHIFT)) + MAX_SLOTS) * 8);
-	return { kind: 'cvm-vm', shared, dirty, silicon: o.silicon };
+	return { kind: 'cvm-vm', kernel: o.kernel, shared, dirty, silicon: o.silicon };
 }
 
 /** The shared buffers as the main thread writes them. */
@@ -68,7 +68,7 @@ export const vmWords = (handle: VmHandle): VmWords => ({
 export interface VmState {
 	/** For `Atomics` on the words of {@link VmWord}. */
 	readonly words: Int32Array;
-	readonly abi: KvmAbi;
+	readonly kernel: Kernel;
 	/** 0 = no key. */
 	readonly asid: number;
 	readonly sevActive: boolean;
@@ -127,9 +127,7 @@ export function openVmState(handle: VmHandle): VmState {
 
 	return {
 		words,
-		get abi() {
-			return read(VmWord.abi) === 1 ? 'v12' : 'upstream';
-		},
+		kernel: handle.kernel,
 		get asid() {
 			return read(VmWord.asid);
 		},

@@ -1,7 +1,5 @@
 /** Int32 words at the front of a VM's shared buffer. Access them with `Atomics`. */
 export const VmWord = {
-	/** 0 = upstream, 1 = v12. */
-	abi: 0,
 	/** ASID of the VM's memory key; 0 = none. */
 	asid: 1,
 	/** 1 from KVM_SEV_INIT on. */

@@ -1,16 +1,13 @@
 import type { CpuidEntry } from './abi/cpuid.js';
 import { Errno } from './abi/errno.js';
-import type { KvmAbi } from './abi/generation.js';
 import { checkExtension, enableCap } from './capabilities.js';
-import type { SevDriver } from './ccp/sev-device.js';
 import { KvmError } from './error.js';
-import type { KernelMemory } from './host-memory.js';
 import { createMemslots, type UserMemoryRegion } from './memslots.js';
 import { type MsrFilter, setMsrFilter } from './msr-filter.js';
-import type { AsidPool } from './sev/asid-pool.js';
-import { type SevContext, unbindAsid } from './sev/context.js';
+import { createSevContext, unbindAsid } from './sev/context.js';
 import { createSevIoctls, type SevIoctls } from './sev/ioctls.js';
 import { createEncRegions, type EncRegion } from './sev/regions.js';
+import type { VcpuContext, VmContext, VmHost } from './vm-context.js';
 import { createVmHandle, MAX_VCPUS, VmWord, vmWords } from './vm-state.js';
 import { createVcpu, type Vcpu } from './vm-vcpu.js';
 
@@ -41,35 +38,43 @@ export interface Vm {
 	destroy(): void;
 }
 
-/** What the VMs of one host share. */
-export interface VmHost {
-	readonly abi: KvmAbi;
-	readonly driver: SevDriver;
-	readonly memory: KernelMemory;
-	readonly asids: AsidPool;
+const contexts = new WeakMap<Vm, VmContext>();
+
+/** What the kernel keeps behind a VM's descriptor. */
+export function contextOf(vm: Vm): VmContext {
+	const context = contexts.get(vm);
+	if (context === undefined) throw new KvmError('not-a-vm', 'VM', 'one of createKvm().createVm()', 'something else');
+	return context;
 }
 
 export function createVm(host: VmHost, supported: boolean): Vm {
-	const { abi, driver, memory, asids } = host;
+	const { kernel, driver, memory } = host;
 	const { machine } = driver;
 	const { cbitPosition } = machine.cpuid;
-	const handle = createVmHandle({ abi, cbitPosition, ramBytes: machine.dram.length, silicon: machine.silicon });
+	const handle = createVmHandle({ kernel, cbitPosition, ramBytes: machine.dram.length, silicon: machine.silicon });
 	const { words } = vmWords(handle);
 	const memslots = createMemslots(handle, memory);
-	const context: SevContext = { abi, driver, memory, active: false, asid: 0, handle: 0, hasDevice: false };
+	const context = createSevContext(kernel, driver, memory);
 	const regions = createEncRegions(context);
-	const vcpus = new Map<number, Vcpu>();
+	const vcpus = new Map<number, VcpuContext>();
 	let destroyed = false;
-	const sev = createSevIoctls(context, {
+	const vm: VmContext = {
+		host,
+		kernel,
+		type: 0,
+		handle,
 		words,
-		asids,
+		memslots,
+		sev: context,
+		vcpus,
 		isSupported: () => supported && !destroyed,
-		hasVcpus: () => vcpus.size > 0,
-	});
+		hasIrqchip: false,
+	};
+	const sev = createSevIoctls(vm);
 
-	return {
-		enableCap: (cap, args) => enableCap(words, abi, cap, args),
-		checkExtension: (cap) => checkExtension(abi, cap),
+	const ioctls: Vm = {
+		enableCap: (cap, args) => enableCap(words, kernel.abi, cap, args),
+		checkExtension: (cap) => checkExtension(kernel.abi, cap),
 		setMsrFilter: (filter) => setMsrFilter(words, filter),
 		setUserMemoryRegion: (region) => (destroyed ? -Errno.EBADF : memslots.set(region)),
 		getDirtyLog: memslots.getDirtyLog,
@@ -83,22 +88,24 @@ export function createVm(host: VmHost, supported: boolean): Vm {
 			}
 			const onSystemChange = () => void Atomics.add(words, VmWord.tlbGeneration, 1);
 			const vcpu = createVcpu({ vm: handle, index, cpuid, onSystemChange });
-			vcpus.set(index, vcpu);
+			vcpus.set(index, { vcpu, saveArea: undefined, guestStateProtected: false });
 			return vcpu;
 		},
 		destroy: () => {
 			if (destroyed) return;
 			destroyed = true;
-			for (const vcpu of vcpus.values()) vcpu.kick();
+			for (const { vcpu } of vcpus.values()) vcpu.kick();
 			// Before the pages go back: no cache line of the guest may be written back over their next owner.
 			if (context.active) machine.wbinvd();
 			unbindAsid(context);
 			regions.clear();
 			memslots.clear();
-			if (context.asid !== 0) asids.release(context.asid);
+			if (context.asid !== 0) host.asids.release(context.asid);
 			context.active = false;
 			Atomics.store(words, VmWord.sevActive, 0);
 			Atomics.store(words, VmWord.asid, 0);
 		},
 	};
+	contexts.set(ioctls, vm);
+	return ioctls;
 }

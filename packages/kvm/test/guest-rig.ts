@@ -7,6 +7,7 @@ import { type MemoryController, openMemoryController } from '@cvm/sev-hw/silicon
 import type { CpuidEntry } from '../src/abi/cpuid.js';
 import type { KvmAbi } from '../src/abi/generation.js';
 import { ExitReason, RunOffset } from '../src/abi/run-page.js';
+import { createKernel } from '../src/kernel.js';
 import { type Block, type GuestProgram, link, openVcpu, type VcpuOptions, type VcpuThread } from '../src/vcpu/index.js';
 import {
 	createVcpuHandle,
@@ -84,7 +85,7 @@ export function createRig(o: RigOptions): Rig {
 	if (isSev) launch(machine, asid);
 	const { cbitPosition } = machine.cpuid;
 	const vm = createVmHandle({
-		abi: o.abi ?? 'upstream',
+		kernel: createKernel(o.abi ?? 'upstream'),
 		cbitPosition,
 		ramBytes: machine.dram.length,
 		silicon: machine.silicon,

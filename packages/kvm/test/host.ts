@@ -4,7 +4,7 @@ import { gpa } from '@cvm/layout';
 import { createSevMachine, type GenerationName, type SevMachine } from '@cvm/sev-hw';
 import { COMMANDS } from '@cvm/sev-hw/abi';
 import { createKeyServer } from '@cvm/sev-hw/fake-amd';
-import { createKvm, type HostMapping, type Kvm, type KvmAbi, type Vm } from '../src/index.js';
+import { createKvm, type HostMapping, type Kvm, type KvmAbi, type LinuxRelease, type Vm } from '../src/index.js';
 
 export const MIB = 1024 * 1024;
 export const PAGE = 4096;
@@ -19,8 +19,10 @@ export interface Host {
 }
 
 /** A host whose mailbox is watched. */
-export function bootHost(o: { seed?: string; abi?: KvmAbi; generation?: GenerationName } = {}): Host {
-	const { seed = 'host', abi = 'upstream', generation = 'milan' } = o;
+export function bootHost(
+	o: { seed?: string; abi?: KvmAbi; release?: LinuxRelease; generation?: GenerationName } = {},
+): Host {
+	const { seed = 'host', abi = 'upstream', generation = 'milan', release } = o;
 	const real = createSevMachine({
 		dramBytes: 8 * MIB,
 		provider,
@@ -46,7 +48,7 @@ export function bootHost(o: { seed?: string; abi?: KvmAbi; generation?: Generati
 			real.wbinvd();
 		},
 	};
-	const host: Host = { kvm: createKvm({ machine, abi }), machine, commands, wbinvds: 0 };
+	const host: Host = { kvm: createKvm({ machine, abi, ...(release && { release }) }), machine, commands, wbinvds: 0 };
 	return host;
 }
 

@@ -15,7 +15,7 @@ const rigOf = (blocks: Readonly<Record<string, Block>>, o: Partial<RigOptions> =
 const reasonOf = (rig: Rig) => rig.view().getUint32(RunOffset.exitReason, true);
 
 describe('KVM_EXIT_IO', () => {
-	it.each([1, 2, 4] as const)('carries %i bytes of RAX out, inside the run page', (size) => {
+	it.each([1, 2, 4] as const)('carries %i bytes of RAX out, in the page behind kvm_run', (size) => {
 		const rig = rigOf({ reset: (cpu) => cpu.out(0x510, size, 'park') });
 		rig.setRegister('rax', 0x8877665544332211n);
 		expect(rig.vcpus[0]?.run()).toBe(0);
@@ -30,7 +30,7 @@ describe('KVM_EXIT_IO', () => {
 		const at = Number(view.getBigUint64(RunOffset.ioDataOffset, true));
 		const data = new Uint8Array(view.buffer, view.byteOffset + at, size);
 		expect([...data]).toEqual([0x11, 0x22, 0x33, 0x44].slice(0, size));
-		expect(at + size).toBeLessThanOrEqual(4096);
+		expect(at).toBe(4096);
 	});
 
 	it.each([

@@ -19,7 +19,7 @@ export {
 } from './capabilities.js';
 export type { CpuidEntry } from './cpuid.js';
 export { Errno } from './errno.js';
-export type { KvmAbi } from './generation.js';
+export { type KvmAbi, LINUX_RELEASES, type LinuxRelease } from './generation.js';
 export { ExitReason, IoDirection, KVM_RUN_SIZE, RunOffset } from './run-page.js';
 export {
 	kvmEncRegion,

@@ -1,5 +1,5 @@
-/** Bytes of the `struct kvm_run` mapping. The structure itself has 2352. */
-export const KVM_RUN_SIZE = 4096;
+/** Bytes of a vCPU's mapping, KVM_GET_VCPU_MMAP_SIZE: `struct kvm_run` (2352), a page of I/O data, one of coalesced MMIO. */
+export const KVM_RUN_SIZE = 3 * 4096;
 
 /** Offsets in `struct kvm_run`, little-endian. Linux UAPI 6.1 linux/kvm.h. The union of exit data starts at 32. */
 export const RunOffset = {
@@ -35,11 +35,11 @@ export const RunOffset = {
 	msrReason: 40, // u32
 	msrIndex: 44, // u32
 	msrData: 48, // u64
-	/**
-	 * Where KVM_EXIT_IO puts its data. DEVIATION(Linux): there it is the page after this one (KVM_PIO_PAGE_OFFSET); the
-	 * VMM must use `ioDataOffset` anyway.
-	 */
-	ioData: 3072,
+	systemEventType: 32, // u32
+	systemEventNdata: 36, // u32
+	systemEventData: 40, // u64[16]
+	/** KVM_PIO_PAGE_OFFSET: where KVM_EXIT_IO puts its data. */
+	ioData: 4096,
 } as const;
 
 /** `kvm_run.exit_reason`. */
@@ -56,6 +56,11 @@ export const ExitReason = {
 	SYSTEM_EVENT: 24,
 	X86_RDMSR: 29,
 	X86_WRMSR: 30,
+	DIRTY_RING_FULL: 31,
+	AP_RESET_HOLD: 32,
+	/** v11 of the series only. */
+	DMA_SHARE: 35,
+	DMA_UNSHARE: 36,
 } as const;
 /** One of the exit reasons. */
 export type ExitReason = (typeof ExitReason)[keyof typeof ExitReason];

@@ -2,10 +2,11 @@ import type { Hva } from '@cvm/layout';
 import { COMMANDS } from '@cvm/sev-hw/abi';
 import { Errno } from '../abi/errno.js';
 import { fails, SEV_OK, type SevResult } from '../ccp/sev-device.js';
+import { isSince } from '../kernel.js';
+import type { VmContext } from '../vm-context.js';
 import { VmWord } from '../vm-state.js';
-import type { AsidPool } from './asid-pool.js';
 import { type BatchGeometry, type BatchResult, createReceiveBatch, createSendBatch } from './batch.js';
-import { issueOnGuest, type SevContext } from './context.js';
+import { issueOnGuest } from './context.js';
 import { type DebugRequest, dbgDecrypt, dbgEncrypt } from './debug.js';
 import {
 	type LaunchSecretRequest,
@@ -67,21 +68,12 @@ export interface SevIoctls {
 	dbgEncrypt(request: DebugRequest): SevResult;
 }
 
-/** What `init` needs of its VM. */
-export interface SevVm {
-	/** The VM's shared words. */
-	readonly words: Int32Array;
-	readonly asids: AsidPool;
-	/** The host has SEV (kvm_amd.sev=1), and the VM still exists. */
-	isSupported(): boolean;
-	hasVcpus(): boolean;
-}
-
-export function createSevIoctls(sev: SevContext, vm: SevVm): SevIoctls {
+export function createSevIoctls(vm: VmContext): SevIoctls {
+	const { sev } = vm;
 	const sendBatch = createSendBatch(sev);
 	const receiveBatch = createReceiveBatch(sev);
 	return {
-		init: () => sevInit(sev, vm),
+		init: () => sevInit(vm),
 		esInit: () => fails(Errno.ENOTTY),
 		launchStart: (request) => launchStart(sev, request),
 		launchUpdateData: (request) => launchUpdateData(sev, request),
@@ -92,7 +84,7 @@ export function createSevIoctls(sev: SevContext, vm: SevVm): SevIoctls {
 		sendUpdateData: (request) => sendUpdateData(sev, request),
 		sendUpdateDataBatch: sendBatch,
 		sendFinish: () => onHandle(sev, COMMANDS.SEND_FINISH),
-		sendCancel: () => (sev.abi === 'v12' ? fails(Errno.EINVAL) : onHandle(sev, COMMANDS.SEND_CANCEL)),
+		sendCancel: () => (isSince(sev.kernel, '5.13') ? onHandle(sev, COMMANDS.SEND_CANCEL) : fails(Errno.EINVAL)),
 		receiveStart: (request) => receiveStart(sev, request),
 		receiveUpdateData: (request) => receiveUpdateData(sev, request),
 		receiveUpdateDataBatch: receiveBatch,
@@ -110,21 +102,22 @@ export function createSevIoctls(sev: SevContext, vm: SevVm): SevIoctls {
 }
 
 /** sev_guest_init. */
-function sevInit(sev: SevContext, vm: SevVm): SevResult {
+function sevInit(vm: VmContext): SevResult {
+	const { sev, kernel, host } = vm;
 	if (!vm.isSupported()) return fails(Errno.ENOTTY);
-	if (sev.abi === 'upstream' && vm.hasVcpus()) return fails(Errno.EINVAL);
-	if (sev.active) return fails(Errno.EBUSY);
-	const asid = vm.asids.allocate();
+	if (isSince(kernel, '5.13') && vm.vcpus.size > 0) return fails(Errno.EINVAL);
+	if (sev.active) return fails(isSince(kernel, '6.10') ? Errno.EINVAL : Errno.EBUSY);
+	const asid = host.asids.allocate();
 	if (asid === 0) return fails(Errno.EBUSY);
 	const ready = sev.driver.platformInit();
 	if (ready.ret !== 0) {
-		vm.asids.release(asid);
+		host.asids.release(asid);
 		return ready;
 	}
 	sev.active = true;
 	sev.asid = asid;
 	Atomics.store(vm.words, VmWord.asid, asid);
-	Atomics.store(vm.words, VmWord.pageEncHcEnable, sev.abi === 'v12' ? 1 : 0);
+	Atomics.store(vm.words, VmWord.pageEncHcEnable, kernel.abi === 'v12' ? 1 : 0);
 	Atomics.store(vm.words, VmWord.sevActive, 1);
 	return SEV_OK;
 }

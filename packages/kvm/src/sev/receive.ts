@@ -2,6 +2,7 @@ import type { Hva } from '@cvm/layout';
 import { COMMANDS } from '@cvm/sev-hw/abi';
 import { Errno } from '../abi/errno.js';
 import { fails, type SevResult } from '../ccp/sev-device.js';
+import { isSince } from '../kernel.js';
 import { bindAsid, copyBlob, issueOnGuest, pinErrno, type SevContext, withCbit } from './context.js';
 import { crossesPage } from './send.js';
 
@@ -28,7 +29,7 @@ export function receiveStart(sev: SevContext, { policy, pdhCert, session }: Rece
 	});
 	if (ret !== 0) return { ret, error };
 	// v12 forgets the guest in the firmware; upstream does not.
-	return bindAsid(sev, out.handle, { decommissionOnFailure: sev.abi !== 'v12' });
+	return bindAsid(sev, out.handle, { decommissionOnFailure: isSince(sev.kernel, '5.13') });
 }
 
 /** KVM_SEV_RECEIVE_UPDATE_DATA: one packet for at most one page. */

@@ -18,7 +18,7 @@ export interface EncRegions {
 }
 
 export function createEncRegions(sev: SevContext): EncRegions {
-	const regions: { addr: number; size: number; spa: number }[] = [];
+	const { regions } = sev;
 	return {
 		register: ({ addr, size }) => {
 			if (!sev.active) return -Errno.ENOTTY;

@@ -1,3 +1,4 @@
+import { isSince } from '../kernel.js';
 import { Register } from '../vcpu-state.js';
 import type { VmState } from '../vm-state.js';
 import type { RunPage } from './run-page.js';
@@ -33,11 +34,11 @@ export function emulateHypercall(vm: VmState, registers: BigUint64Array, run: Ru
 	if ((registers[Register.cpl] ?? 0n) !== 0n) return fail(Errno.EPERM);
 	// Only hypercall 12 is modelled; the others look as if the kernel were built without them.
 	if (nr !== HC_PAGE_STATUS) return fail(Errno.ENOSYS);
-	const isEnabled = vm.abi === 'v12' ? vm.pageEncHcEnable : ((vm.exitHypercallMask >>> Number(nr)) & 1) === 1;
+	const isEnabled = vm.kernel.abi === 'v12' ? vm.pageEncHcEnable : ((vm.exitHypercallMask >>> Number(nr)) & 1) === 1;
 	if (!isEnabled) return fail(Errno.ENOSYS);
 	const gfn = a0 >> 12n;
 	if ((a0 & 0xfffn) !== 0n || a1 === 0n || BigInt.asUintN(64, gfn + a1) <= gfn) return fail(Errno.EINVAL);
 	// a2 goes out as it is, in both ABIs.
-	run.exitHypercall(nr, a0, a1, a2, isLong, vm.abi === 'upstream');
+	run.exitHypercall(nr, a0, a1, a2, isLong, isSince(vm.kernel, '6.10'));
 	return undefined;
 }

@@ -80,7 +80,7 @@ export function openVcpu(handle: VcpuHandle, o: VcpuOptions): VcpuThread {
 		if (kind === PendingKind.hypercall) {
 			// v12 copies all 64 bits whatever the mode; upstream cuts them for 32-bit code.
 			const answer = run.hypercallAnswer();
-			registers[Register.rax] = vm.abi === 'v12' ? answer : hypercallResult(registers, answer);
+			registers[Register.rax] = vm.kernel.abi === 'v12' ? answer : hypercallResult(registers, answer);
 		} else if (kind === PendingKind.ioIn) {
 			inputToRax(Number(get(Register.pendingA)));
 		} else if (kind === PendingKind.rdmsr || kind === PendingKind.wrmsr) {

@@ -1,5 +1,6 @@
 import { Worker } from 'node:worker_threads';
 import { describe, expect, it } from 'vitest';
+import { createKernel } from '../kernel.js';
 import { createVmHandle, openVmState, VmWord } from '../vm-state.js';
 import { createTlbShootdown } from './tlb-shootdown.js';
 
@@ -7,7 +8,9 @@ const OBSERVED = 15;
 
 const vmState = () => {
 	const silicon = { kind: 'cvm-silicon' } as const;
-	return openVmState(createVmHandle({ abi: 'upstream', cbitPosition: 51, ramBytes: 1 << 20, silicon }));
+	return openVmState(
+		createVmHandle({ kernel: createKernel('upstream'), cbitPosition: 51, ramBytes: 1 << 20, silicon }),
+	);
 };
 
 describe('a TLB shootdown', () => {

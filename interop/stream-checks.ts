@@ -96,7 +96,7 @@ const HOLE = [0xa0000, 0x100000] as const;
 export function expectMemory(image: StreamImage, memory: Uint8Array): void {
 	const block = image.blocks.find(({ idstr }) => /^(pc|microvm)?\.?ram$/.test(idstr));
 	if (block === undefined) throw new Error(`no RAM among ${image.blocks.map(({ idstr }) => idstr)}`);
-	const ram = Buffer.concat([...dense(rawBlock(image, block.idstr))].map((chunk) => chunk.slice()));
+	const ram = Buffer.concat(Array.from(dense(rawBlock(image, block.idstr)), (chunk) => chunk.slice()));
 	expect(ram.length).toBe(memory.length);
 	expect(same(ram.subarray(0, HOLE[0]), memory.subarray(0, HOLE[0])), 'low memory').toBe(true);
 	expect(same(ram.subarray(HOLE[1]), memory.subarray(HOLE[1])), 'memory from 1 MiB on').toBe(true);

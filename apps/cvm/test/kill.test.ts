@@ -6,7 +6,7 @@ import { beginMigration, migrationEnd, moreSteps, type Pace, Scene, type Target 
 import { PATIENCE } from './processes.js';
 
 /** Half a minute of work on each vCPU, so that the guest is busy throughout; hosts on which it may end hurry it. */
-const STEPS = 100_000;
+const STEPS = 200_000;
 const FAST: Pace = { bandwidth: 0, downtime: 2000 };
 const MIB = 2 ** 20;
 
@@ -30,8 +30,8 @@ const MOMENTS: readonly Moment[] = [
 	},
 	{
 		when: 'at a late pass',
-		// So short a downtime that the guest always dirties more than fits into it.
-		pace: { bandwidth: 0, downtime: 1 },
+		// Slower than the guest dirties its pages: no pass leaves fewer, and so none is the last before we have looked.
+		pace: { bandwidth: 24 * MIB, downtime: 1 },
 		reached: async (source) => {
 			const { status, ram } = await source.monitor.execute('query-migrate');
 			expect(status).toBe('active');

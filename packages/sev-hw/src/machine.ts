@@ -17,6 +17,7 @@ import { type NvStorage, openIdentityStore } from './psp/persistence.js';
 import type { Platform } from './psp/platform.js';
 import { createSaveAreaTable } from './psp/save-areas.js';
 import { openSystemMemory } from './psp/system-memory.js';
+import { openIntegritySlots } from './vmsa/integrity.js';
 
 /** What a machine is made of. */
 export interface SevMachineOptions {
@@ -103,7 +104,7 @@ export function assembleMachine(o: SevMachineOptions): { machine: SevMachine; pl
 		engine,
 		asids,
 		guests: createGuestTable(),
-		vmsaSlots: createSaveAreaTable(memory),
+		vmsaSlots: createSaveAreaTable(memory, openIntegritySlots(openSilicon(silicon).integritySlots)),
 		state: PlatformState.UNINIT,
 		config: 0,
 		identity: undefined,

@@ -13,3 +13,4 @@
 export { SiliconError } from './engine/fault.js';
 export { type MemoryController, openMemoryController } from './engine/memory-controller.js';
 export type { SiliconHandle } from './engine/silicon-state.js';
+export { openSaveAreas, type SaveAreas } from './vmsa/save-area.js';

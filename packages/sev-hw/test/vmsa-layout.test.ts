@@ -70,3 +70,34 @@ describe('the save area', () => {
 		]);
 	});
 });
+
+/** Offsets in `struct sev_es_save_area` of Linux `arch/x86/include/asm/svm.h`. */
+const OFFSETS = {
+	...{ es: 0x0, cs: 0x10, ss: 0x20, ds: 0x30, fs: 0x40, gs: 0x50, gdtr: 0x60, ldtr: 0x70, idtr: 0x80, tr: 0x90 },
+	...{ pl0Ssp: 0xa0, pl1Ssp: 0xa8, pl2Ssp: 0xb0, pl3Ssp: 0xb8, uCet: 0xc0, vmpl: 0xca, cpl: 0xcb, efer: 0xd0 },
+	...{ xss: 0x140, cr4: 0x148, cr3: 0x150, cr0: 0x158, dr7: 0x160, dr6: 0x168, rflags: 0x170, rip: 0x178 },
+	...{ dr0: 0x180, dr1: 0x188, dr2: 0x190, dr3: 0x198 },
+	...{ dr0AddrMask: 0x1a0, dr1AddrMask: 0x1a8, dr2AddrMask: 0x1b0, dr3AddrMask: 0x1b8 },
+	...{ rsp: 0x1d8, sCet: 0x1e0, ssp: 0x1e8, isstAddr: 0x1f0, rax: 0x1f8, star: 0x200, lstar: 0x208, cstar: 0x210 },
+	...{ sfmask: 0x218, kernelGsBase: 0x220, sysenterCs: 0x228, sysenterEsp: 0x230, sysenterEip: 0x238, cr2: 0x240 },
+	...{ gPat: 0x268, dbgctl: 0x270, brFrom: 0x278, brTo: 0x280, lastExcpFrom: 0x288, lastExcpTo: 0x290 },
+	...{ pkru: 0x2e8, tscAux: 0x2ec, guestTscScale: 0x2f0, guestTscOffset: 0x2f8 },
+	...{ rcx: 0x308, rdx: 0x310, rbx: 0x318, rbp: 0x328, rsi: 0x330, rdi: 0x338 },
+	...{ r8: 0x340, r9: 0x348, r10: 0x350, r11: 0x358, r12: 0x360, r13: 0x368, r14: 0x370, r15: 0x378 },
+	...{ guestExitInfo1: 0x390, guestExitInfo2: 0x398, guestExitIntInfo: 0x3a0, guestNrip: 0x3a8 },
+	...{ sevFeatures: 0x3b0, vintrCtrl: 0x3b8, guestExitCode: 0x3c0, virtualTom: 0x3c8, tlbId: 0x3d0, pcpuId: 0x3d8 },
+	...{ eventInj: 0x3e0, xcr0: 0x3e8, x87Dp: 0x400, mxcsr: 0x408, ftw: 0x40c, fsw: 0x40e, fcw: 0x410, fop: 0x412 },
+	...{ x87Ds: 0x414, x87Cs: 0x416, x87Rip: 0x418, x87: 0x420, xmm: 0x470, ymm: 0x570 },
+} as const;
+
+describe('the save area', () => {
+	it('has each field where Linux has it, and two of the firmware’s', () => {
+		const ours = Object.fromEntries(Object.entries(vmsa.fields).map(([name, { offset }]) => [name, offset]));
+		expect(ours).toEqual({ ...OFFSETS, firmwareZero: 0x380, slotPaddr: 0x388 });
+	});
+
+	it('is 1648 bytes in a page', () => {
+		expect(Math.max(...Object.values(vmsa.fields).map(({ offset, size }) => offset + size))).toBe(1648);
+		expect(vmsa.size).toBe(4096);
+	});
+});

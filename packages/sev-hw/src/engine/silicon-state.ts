@@ -1,5 +1,6 @@
 import type { RandomSource } from '@cvm/crypto';
 import { PAGE_SIZE } from '@cvm/layout';
+import { allocateIntegritySlots } from '../vmsa/integrity.js';
 import { allocateKeySlots } from './key-slots.js';
 import { allocatePageLocks } from './page-locks.js';
 import { bootConstants, type EncryptionMode, type MemoryEncryption } from './tweak-constants.js';
@@ -17,6 +18,8 @@ export interface Silicon extends SiliconHandle {
 	readonly dram: SharedArrayBuffer;
 	readonly keySlots: SharedArrayBuffer;
 	readonly pageLocks: SharedArrayBuffer;
+	/** Checksums of save areas. */
+	readonly integritySlots: SharedArrayBuffer;
 	readonly mode: EncryptionMode;
 	readonly tweakConstants: Uint8Array;
 }
@@ -40,6 +43,7 @@ export function createSilicon(o: {
 		dram: new SharedArrayBuffer(o.dramBytes),
 		keySlots: allocateKeySlots(o.maxAsid),
 		pageLocks: allocatePageLocks(),
+		integritySlots: allocateIntegritySlots(),
 		mode: encryption.mode,
 		tweakConstants: bootConstants(encryption, o.random),
 	};

@@ -1,16 +1,12 @@
+import { type IntegritySlots, SLOT_SIZE } from '../vmsa/integrity.js';
 import type { SystemMemory } from './system-memory.js';
 
 /**
- * Bytes of the trusted memory region per save area. UNCERTAIN(SEV API 0.24 LAUNCH_UPDATE_VMSA): a slot takes one cache
- * line of the TMR, so that 1 MiB has 16384, as how the firmware divides it is not public.
- */
-const SLOT_SIZE = 64;
-
-/**
- * The save areas that the firmware has put into guests, each with its slot in the trusted memory region (TMR).
+ * The save areas that the firmware has put into guests, each with its slot in the trusted memory region (TMR), where the
+ * processor renews the checksum whenever it writes the save area.
  *
- * DEVIATION(SEV API 0.24 INIT): checksums stay in firmware memory, and slots lend only their addresses. Real firmware
- * keeps them in the TMR, which no host can reach; the TMR of this model is DRAM, and the host reads and writes that.
+ * UNCERTAIN(SEV API 0.24 LAUNCH_UPDATE_VMSA): a slot takes one cache line of the TMR, so that 1 MiB has 16384, as how the
+ * firmware divides it is not public.
  */
 export interface SaveAreaTable {
 	/** Slots in use. */
@@ -26,8 +22,8 @@ export interface SaveAreaTable {
 }
 
 /** Slots for the TMR that `memory` reserves at each moment. It changes only while there are no guests. */
-export function createSaveAreaTable(memory: Pick<SystemMemory, 'reserved'>): SaveAreaTable {
-	const slots = new Map<number, { readonly handle: number; readonly checksum: bigint }>();
+export function createSaveAreaTable(memory: Pick<SystemMemory, 'reserved'>, checksums: IntegritySlots): SaveAreaTable {
+	const slots = new Set<number>();
 	/** No slot with a lower number is free. */
 	let lowest = 0;
 	return {
@@ -42,14 +38,19 @@ export function createSaveAreaTable(memory: Pick<SystemMemory, 'reserved'>): Sav
 			return slot + SLOT_SIZE <= reserved.end ? slot : undefined;
 		},
 		register: (slot, handle, checksum) => {
-			slots.set(slot, { handle, checksum });
+			slots.add(slot);
+			checksums.set(slot, handle, checksum);
 		},
 		checksumOf: (handle, slot) => {
-			const entry = slots.get(Number(slot));
-			return entry?.handle === handle ? entry.checksum : undefined;
+			const at = Number(slot);
+			return slots.has(at) && checksums.handleOf(at) === handle ? checksums.checksumOf(at) : undefined;
 		},
 		release: (handle) => {
-			for (const [slot, entry] of slots) if (entry.handle === handle) slots.delete(slot);
+			for (const slot of [...slots]) {
+				if (checksums.handleOf(slot) !== handle) continue;
+				checksums.free(slot);
+				slots.delete(slot);
+			}
 			lowest = 0;
 		},
 	};

@@ -9,9 +9,9 @@ export const vmsaSegment = layout('vmsa_seg', 16, {
 });
 
 /**
- * The save area (VMSA) of one vCPU of a SEV-ES guest: the offsets that guest owners and tests need, as in
- * `struct sev_es_save_area` of Linux `arch/x86/include/asm/svm.h` and `SevEsSaveArea` of virtee/sev-snp-measure.
- * Segment registers are {@link vmsaSegment}s. The bytes between the fields belong to the processor.
+ * The save area (VMSA) of one vCPU of a SEV-ES guest: `struct sev_es_save_area` of Linux `arch/x86/include/asm/svm.h`
+ * (1648 bytes; AMD64 APM volume 2 table B-4), the rest of the page zero. Segment registers are {@link vmsaSegment}s. The
+ * bytes between the fields are reserved.
  */
 export const vmsa = layout('vmsa', 4096, {
 	es: bytes(0x000, 16),
@@ -24,8 +24,15 @@ export const vmsa = layout('vmsa', 4096, {
 	ldtr: bytes(0x070, 16),
 	idtr: bytes(0x080, 16),
 	tr: bytes(0x090, 16),
+	pl0Ssp: u64(0x0a0),
+	pl1Ssp: u64(0x0a8),
+	pl2Ssp: u64(0x0b0),
+	pl3Ssp: u64(0x0b8),
+	uCet: u64(0x0c0),
+	vmpl: u8(0x0ca),
 	cpl: u8(0x0cb),
 	efer: u64(0x0d0),
+	xss: u64(0x140),
 	cr4: u64(0x148),
 	cr3: u64(0x150),
 	cr0: u64(0x158),
@@ -33,9 +40,39 @@ export const vmsa = layout('vmsa', 4096, {
 	dr6: u64(0x168),
 	rflags: u64(0x170),
 	rip: u64(0x178),
+	/** DR0 … DR3 and their address masks: loaded and stored only with the debug-swap feature. */
+	dr0: u64(0x180),
+	dr1: u64(0x188),
+	dr2: u64(0x190),
+	dr3: u64(0x198),
+	dr0AddrMask: u64(0x1a0),
+	dr1AddrMask: u64(0x1a8),
+	dr2AddrMask: u64(0x1b0),
+	dr3AddrMask: u64(0x1b8),
 	rsp: u64(0x1d8),
+	sCet: u64(0x1e0),
+	ssp: u64(0x1e8),
+	isstAddr: u64(0x1f0),
 	rax: u64(0x1f8),
+	star: u64(0x200),
+	lstar: u64(0x208),
+	cstar: u64(0x210),
+	sfmask: u64(0x218),
+	kernelGsBase: u64(0x220),
+	sysenterCs: u64(0x228),
+	sysenterEsp: u64(0x230),
+	sysenterEip: u64(0x238),
+	cr2: u64(0x240),
 	gPat: u64(0x268),
+	dbgctl: u64(0x270),
+	brFrom: u64(0x278),
+	brTo: u64(0x280),
+	lastExcpFrom: u64(0x288),
+	lastExcpTo: u64(0x290),
+	pkru: u32(0x2e8),
+	tscAux: u32(0x2ec),
+	guestTscScale: u64(0x2f0),
+	guestTscOffset: u64(0x2f8),
 	rcx: u64(0x308),
 	rdx: u64(0x310),
 	rbx: u64(0x318),
@@ -54,8 +91,32 @@ export const vmsa = layout('vmsa', 4096, {
 	firmwareZero: u64(0x380),
 	/** The firmware's: where in the trusted memory region it keeps the checksum. */
 	slotPaddr: u64(0x388),
+	guestExitInfo1: u64(0x390),
+	guestExitInfo2: u64(0x398),
+	guestExitIntInfo: u64(0x3a0),
+	guestNrip: u64(0x3a8),
+	/** 0 SNP active, 3 restricted injection, 4 alternate injection, 5 debug swap, 9 secure TSC. */
 	sevFeatures: u64(0x3b0),
+	vintrCtrl: u64(0x3b8),
+	guestExitCode: u64(0x3c0),
+	virtualTom: u64(0x3c8),
+	tlbId: u64(0x3d0),
+	pcpuId: u64(0x3d8),
+	eventInj: u64(0x3e0),
 	xcr0: u64(0x3e8),
+	x87Dp: u64(0x400),
 	mxcsr: u32(0x408),
+	ftw: u16(0x40c),
+	fsw: u16(0x40e),
 	fcw: u16(0x410),
+	fop: u16(0x412),
+	x87Ds: u16(0x414),
+	x87Cs: u16(0x416),
+	x87Rip: u64(0x418),
+	/** ST(0) … ST(7): the low 8 bytes of each, then the high 2 bytes of each. */
+	x87: bytes(0x420, 80),
+	/** XMM0 … XMM15. */
+	xmm: bytes(0x470, 256),
+	/** The high halves of YMM0 … YMM15. */
+	ymm: bytes(0x570, 256),
 });

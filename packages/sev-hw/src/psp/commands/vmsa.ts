@@ -23,11 +23,7 @@ function takeIn({ vmsaSlots }: Platform, { handle }: Guest, page: Uint8Array, sl
 	vmsaSlots.register(slot, handle, vmsaChecksum(page));
 }
 
-/**
- * Whether a plaintext page is a save area that the firmware put into this guest, and nobody but the processor has changed.
- * DEVIATION(SEV API 0.24 SEND_UPDATE_VMSA): no vCPU of this model runs on a save area, so none is ever written by VMEXIT,
- * which would also renew the checksum.
- */
+/** Whether a plaintext page is a save area that the firmware put into this guest, and nobody but the processor has changed. */
 function isIntact({ vmsaSlots }: Platform, { handle }: Guest, page: Uint8Array): boolean {
 	if (page.length < VMSA_SIZE) return false;
 	const { slotPaddr } = vmsa.decodePrefix(page);

@@ -1,3 +1,4 @@
+import type { MigrationMsr } from '@cvm/kvm/vmm';
 import type { JsonObject } from '@cvm/qmp';
 import type { MigrationSettings } from './migration/settings.js';
 import type { HostOptions } from './options.js';
@@ -13,7 +14,7 @@ export interface HostContext {
 	readonly runState: RunStateMachine;
 	readonly settings: MigrationSettings;
 	/** MSR_KVM_MIGRATION_CONTROL: 1 once the guest said that its page status is complete. It moves with the guest. */
-	migrationMsr: number;
+	readonly migrationMsr: MigrationMsr;
 	/** Set when the guest belongs to another host: it must never run here again. */
 	handedOver: boolean;
 	/** Whether the guest starts by itself when it may: `-S`, `stop` and `cont` change it while it is incoming. */

@@ -1,12 +1,12 @@
 import type { Vcpu } from '@cvm/kvm';
 import { ExitReason, IoDirection, MSR_KVM_MIGRATION_CONTROL, RunOffset } from '@cvm/kvm/abi';
+import { createMigrationMsr, createSharedPages } from '@cvm/kvm/vmm';
 import { gpa, PAGE_SIZE } from '@cvm/layout';
 import type { FwCfgDevice } from '@cvm/ovmf-mh/host';
 import { describe, expect, it } from 'vitest';
 import type { HostContext } from './context.js';
 import { ExitAnswers } from './exits.js';
 import { ECHO_PORT, SERIAL_PORT } from './ports.js';
-import { SharedRegions } from './shared-regions.js';
 
 const PAGES = 64;
 const DATA_AT = 0x800;
@@ -15,7 +15,7 @@ const DATA_AT = 0x800;
 function rig({ sev = true }: { sev?: boolean } = {}) {
 	const memory = new Uint8Array(PAGES * PAGE_SIZE);
 	const touched = [new Uint32Array(PAGES / 32)];
-	const shared = new SharedRegions();
+	const shared = createSharedPages();
 	const serial: number[] = [];
 	const machine = {
 		blocks: [{ idstr: 'pc.ram', usedLength: memory.length, gpa: gpa(0), mapping: { bytes: memory } }],
@@ -25,7 +25,8 @@ function rig({ sev = true }: { sev?: boolean } = {}) {
 		sev: sev ? {} : undefined,
 		kvm: { abi: 'upstream' },
 	};
-	const host = { machine, migrationMsr: 0 } as unknown as HostContext;
+	const migrationMsr = createMigrationMsr({ isExposed: sev, isEncrypted: true });
+	const host = { machine, migrationMsr } as unknown as HostContext;
 	const output = { write: (byte: number) => void serial.push(byte), close: () => undefined };
 	const exits = new ExitAnswers(() => host, {} as FwCfgDevice, output);
 	const run = new Uint8Array(PAGE_SIZE);
@@ -66,10 +67,10 @@ describe('hypercall 12', () => {
 	it('keeps the list, and sends every page again whose status changed, even if nobody writes to it', () => {
 		const { hypercall, shared, touchedPages } = rig();
 		expect(hypercall(12, 4 * PAGE_SIZE, 3, 0)).toBe(0);
-		expect(shared.list).toEqual([{ gfnStart: 4, gfnEnd: 7 }]);
+		expect(shared.ranges).toEqual([{ gfnStart: 4, gfnEnd: 7 }]);
 		expect(touchedPages()).toEqual([4, 5, 6]);
 		expect(hypercall(12, 5 * PAGE_SIZE, 1, 0x10)).toBe(0);
-		expect(shared.list).toEqual([
+		expect(shared.ranges).toEqual([
 			{ gfnStart: 4, gfnEnd: 5 },
 			{ gfnStart: 6, gfnEnd: 7 },
 		]);
@@ -86,7 +87,7 @@ describe('hypercall 12', () => {
 		expect(hypercall(12, 2 ** 52, 1, 0)).toBe(-22);
 		expect(hypercall(12, 0, 2 ** 41, 0)).toBe(-22);
 		expect(hypercall(11, 0, 1, 0)).toBe(-22);
-		expect(shared.list).toEqual([]);
+		expect(shared.ranges).toEqual([]);
 	});
 
 	it('does not let the guest grow the list without end', () => {
@@ -127,7 +128,7 @@ describe('other exits', () => {
 		[false, MSR_KVM_MIGRATION_CONTROL, 1n, 1, 0],
 	])('SEV %s: WRMSR 0x%x of %i gives error %i and leaves the MSR %i', (sev, index, value, error, after) => {
 		const { wrmsr, host } = rig({ sev });
-		expect([wrmsr(index, value), host.migrationMsr]).toEqual([error, after]);
+		expect([wrmsr(index, value), host.migrationMsr.value]).toEqual([error, after]);
 	});
 
 	it.each([

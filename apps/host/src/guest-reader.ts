@@ -55,7 +55,7 @@ export class GuestReader {
 				vcpus: saved
 					.reduce((hash, state) => hash.update(state.subarray(0, REGISTER_BYTES)), createHash('sha256'))
 					.digest('hex'),
-				'shared-regions': shared.list.map((r) => [r.gfnStart, r.gfnEnd] as const),
+				'shared-regions': shared.ranges.map((r) => [r.gfnStart, r.gfnEnd] as const),
 				'migration-msr': migrationMsr,
 			};
 		} finally {

@@ -1,3 +1,4 @@
+import { createMigrationMsr, type MigrationMsr } from '@cvm/kvm/vmm';
 import { createFwCfgDevice } from '@cvm/ovmf-mh/host';
 import { createQmpServer, type JsonObject, type QmpHandlers, type QmpServer } from '@cvm/qmp';
 import { type QmpListener, serveQmp, systemClock } from '@cvm/qmp/node';
@@ -15,7 +16,7 @@ import { RunStateMachine } from './run-state.js';
 import { openSerial, type SerialOutput } from './serial.js';
 import { readStreamImage } from './stream-image.js';
 import { VcpuThreads } from './vcpu-threads.js';
-import { createVirtualMachine, readNamedFile } from './virtual-machine.js';
+import { createVirtualMachine, readNamedFile, type VirtualMachine } from './virtual-machine.js';
 
 const VERSION = { qemu: { major: 7, minor: 2, micro: 22 }, package: 'cvm' };
 /** The firmware's limit on anything that an owner gives: SEV_FW_BLOB_MAX_SIZE. */
@@ -67,8 +68,7 @@ export class Host {
 			threads,
 			runState: new RunStateMachine(),
 			settings: new MigrationSettings(),
-			// A captured machine has no kernel of ours that would say it; all its pages are private, which is complete.
-			migrationMsr: image ? 1 : 0,
+			migrationMsr: migrationMsrOf(machine, image !== undefined),
 			handedOver: false,
 			autostart: !options.stopped,
 			emit: (event, data = {}) => this.#emit(event, data),
@@ -191,6 +191,14 @@ export class Host {
 			this.#emit('GUEST_PANICKED', { action: 'pause', info: { type: 'cvm', vcpu, reason } });
 		}
 	}
+}
+
+function migrationMsrOf({ sev }: VirtualMachine, isCaptured: boolean): MigrationMsr {
+	// A plain guest is not offered the MSR: it stays 0, and nobody asks for it.
+	const msr = createMigrationMsr({ isExposed: sev !== undefined, isEncrypted: true });
+	// A captured machine has no kernel of ours that would say it; all its pages are private, which is complete.
+	if (isCaptured) msr.load(1n);
+	return msr;
 }
 
 /** @throws TransportError if the place is taken or can not be used */

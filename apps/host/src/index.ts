@@ -14,4 +14,3 @@ export { Host, type HostEnd } from './host.js';
 export { type HostOptions, parseHostOptions, type SevGuestOptions, USAGE, UsageError } from './options.js';
 export { type PlatformIdentity, platformIn, platformInMemory } from './platform.js';
 export { type GuestDigest, HANDOVER, hostSchema } from './qmp-schema.js';
-export { type SharedRegion, SharedRegions } from './shared-regions.js';

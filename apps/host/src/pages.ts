@@ -1,7 +1,7 @@
 import type { HostMapping, Vm } from '@cvm/kvm';
+import type { SharedPages } from '@cvm/kvm/vmm';
 import { type Gpa, type Hva, PAGE_SIZE } from '@cvm/layout';
 import type { PageOpener, PageSealer, PageSink, PageSource, RamBlock } from '@cvm/qemu-mig';
-import type { SharedRegions } from './shared-regions.js';
 
 /** A RAM block of the VM: its name in the stream, where the guest sees it, and the DRAM behind it. */
 export interface MappedBlock extends RamBlock {
@@ -16,7 +16,7 @@ export interface MappedBlock extends RamBlock {
 export interface GuestPages {
 	readonly vm: Vm;
 	readonly blocks: readonly MappedBlock[];
-	readonly shared: SharedRegions;
+	readonly shared: SharedPages;
 	/** Pages that the VMM itself wrote, or whose status changed: KVM's log does not know them. One bitmap per block. */
 	readonly touched: readonly Uint32Array[];
 	/** Whether pages are private unless the guest shared them. */

@@ -139,7 +139,7 @@ export function qmpCommands(
 			told(() => {
 				stoppedOnly();
 				return new GuestReader(machine).digest(
-					host.migrationMsr,
+					host.migrationMsr.value,
 					machine.vcpus.map((vcpu) => saveVcpuState(vcpu.share())),
 				);
 			}),

@@ -124,7 +124,7 @@ export class SevGuest {
 					this.#vm.sev.sendUpdateDataBatch(addresses.of(block, numbers, count), count, out, layout),
 				);
 			},
-			sharedRegions: () => pages.shared.list,
+			sharedRegions: () => pages.shared.ranges,
 		};
 	}
 

@@ -2,7 +2,8 @@ import { readFileSync } from 'node:fs';
 import { type RandomSource, seededRandom, systemRandom } from '@cvm/crypto';
 import { nodeProvider } from '@cvm/crypto/node';
 import { createKvm, type HostMapping, type Kvm, type Vcpu, type Vm } from '@cvm/kvm';
-import { Cap, type KvmAbi, MSR_KVM_MIGRATION_CONTROL, MsrExitReason, MsrFilterDefault } from '@cvm/kvm/abi';
+import type { KvmAbi } from '@cvm/kvm/abi';
+import { createSharedPages, watchGuest } from '@cvm/kvm/vmm';
 import { type Gpa, gpa, PAGE_SIZE } from '@cvm/layout';
 import { buildFirmwareImage, readFirmwareBlocks } from '@cvm/ovmf-mh';
 import { createSevMachine, type SevMachine } from '@cvm/sev-hw';
@@ -11,7 +12,6 @@ import { type HostOptions, UsageError } from './options.js';
 import type { GuestPages, MappedBlock } from './pages.js';
 import { type PlatformIdentity, platformIn, platformInMemory } from './platform.js';
 import { SevGuest } from './sev-guest.js';
-import { SharedRegions } from './shared-regions.js';
 import type { StreamImage } from './stream-image.js';
 
 const MIB = 2 ** 20;
@@ -19,8 +19,6 @@ const FOUR_GIB = 2 ** 32;
 /** DRAM beyond the guest's: the host's own first megabyte, KVM's command buffers, the VMM's page batches. */
 const HOST_DRAM = 16 * MIB;
 const READONLY = 2;
-/** Both kinds of access, of a range of an MSR filter. */
-const READ_AND_WRITE = 3;
 
 /** The hardware, KVM and one VM on it: RAM blocks, firmware, vCPUs. */
 export interface VirtualMachine extends GuestPages {
@@ -131,25 +129,17 @@ export function createVirtualMachine(options: HostOptions, image?: StreamImage):
 		sev,
 		secretArea: secretAreaOf(plan),
 		measured: image ? blocks : blocks.filter((b) => b.idstr === 'pc.bios'),
-		shared: new SharedRegions(),
+		shared: createSharedPages(),
 		touched: blocks.map((b) => new Uint32Array(Math.ceil(b.usedLength / PAGE_SIZE / 64) * 2)),
 		confidential: sev !== undefined,
 		allocate: (bytes) => kvm.memory.mmap(roundUp(bytes, PAGE_SIZE)).bytes.subarray(0, bytes),
 	};
 }
 
-/**
- * Makes page status and consent reach this VMM: hypercall 12 exits (upstream; v12 always does), and so do accesses to the
- * migration MSR, which KVM does not have. Must precede advertising either in CPUID.
- */
+/** Makes page status and consent reach this VMM. Must precede advertising either in CPUID. */
 function watchPageStatus(vm: Vm, abi: KvmAbi): void {
-	const done = (what: string, ret: number) => {
-		if (ret !== 0) throw new Error(`${what}: errno ${-ret}`);
-	};
-	if (abi === 'upstream') done('KVM_CAP_EXIT_HYPERCALL', vm.enableCap(Cap.EXIT_HYPERCALL, [1n << 12n]));
-	done('KVM_CAP_X86_USER_SPACE_MSR', vm.enableCap(Cap.X86_USER_SPACE_MSR, [BigInt(MsrExitReason.FILTER)]));
-	const range = { flags: READ_AND_WRITE, nmsrs: 1, base: MSR_KVM_MIGRATION_CONTROL, bitmap: new Uint8Array(8) };
-	done('KVM_X86_SET_MSR_FILTER', vm.setMsrFilter({ flags: MsrFilterDefault.ALLOW, ranges: [range] }));
+	const failed = watchGuest(vm, abi);
+	if (failed) throw new Error(`${failed.call}: errno ${-failed.ret}`);
 }
 
 function mapBlock(kvm: Kvm, vm: Vm, plan: Plan, slot: number): MappedBlock {

@@ -47,4 +47,22 @@ describe('CPUID entries for a guest', () => {
 		expect(leafOf('upstream', { sev: false }, 0x8000001f)).toBeUndefined();
 		expect(leafOf('upstream', { sev: false }, 0x80000000)?.eax).toBe(0x80000001);
 	});
+
+	it('show a SEV-ES guest that it is one, and XSAVE', () => {
+		expect(leafOf('upstream', { es: true }, 0x8000001f)).toMatchObject({
+			eax: 0xa,
+			ebx: 51 | (5 << 6),
+			ecx: 0,
+			edx: 0,
+		});
+		expect(leafOf('upstream', { es: true }, 0)?.eax).toBe(0xd);
+		expect(leafOf('upstream', { es: true }, 1)?.ecx).toBe(0x94000000);
+		const xsave = guestCpuid('upstream', SILICON, { es: true }).filter((e) => e.function === 0xd);
+		expect(xsave.map(({ index, eax, ebx, ecx }) => [index, eax, ebx, ecx])).toEqual([
+			[0, 7, 832, 832],
+			[1, 0, 0, 0],
+			[2, 256, 576, 0],
+		]);
+		expect(leafOf('upstream', {}, 0xd)).toBeUndefined();
+	});
 });

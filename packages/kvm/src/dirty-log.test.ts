@@ -5,9 +5,11 @@ import { fc, test } from '@fast-check/vitest';
 import { build } from 'esbuild';
 import { afterEach, describe, expect, it, vi } from 'vitest';
 import { Errno } from './abi/errno.js';
-import { bitmapWords, createBitmapSpace, fetchAndClear } from './dirty-log.js';
+import { bitmapWords, clearBits, createBitmapSpace, fetch, fetchAndClear, setAll } from './dirty-log.js';
+import { createRingBuffer, createRingReader, openDirtyRing, ringEntries } from './dirty-ring.js';
 import { createKernel } from './kernel.js';
-import { createVmHandle, MemFlag, VmWord, vmWords } from './vm-state.js';
+import { replaceSlot, SLOT_RING } from './slot-table.js';
+import { createVmHandle, MemFlag, vmWords } from './vm-state.js';
 
 afterEach(() => {
 	vi.restoreAllMocks();
@@ -77,6 +79,7 @@ describe('fetch and clear', () => {
 		let doubled = 0;
 		while (set < 64) {
 			const before = set;
+			interfere();
 			const out = new Uint32Array(2);
 			fetchAndClear(dirty, 0, 2, out);
 			for (const [i, bits] of out.entries()) {
@@ -91,48 +94,115 @@ describe('fetch and clear', () => {
 		expect(fetched.map((bits, i) => bits | (dirty[i] ?? 0))).toEqual([-1, -1]);
 	});
 
-	it('loses no store of another thread: a copy made by dirty bits always catches up with the memory', async () => {
-		const pages = 4096;
-		const epochs = 200;
-		const handle = createVmHandle({
-			kernel: createKernel('upstream'),
-			cbitPosition: 51,
-			ramBytes: pages * PAGE_SIZE,
-			silicon: { kind: 'cvm-silicon' },
-		});
-		const view = vmWords(handle);
-		view.slots.set([0, pages * PAGE_SIZE, 0, 0]);
-		view.words[VmWord.slotFlags] = MemFlag.logDirtyPages;
-		view.words[VmWord.slotCount] = 1;
-		// One counter per page stands for its contents. The two threads take turns by epochs, and race within each.
-		const memory = words(pages);
-		const turn = words(2);
-		const worker = await storingThread({ handle, memory, turn, epochs, pages });
+	it.each(['GET', 'GET and CLEAR', 'ring'] as const)(
+		'loses no store of another thread: a copy made by %s always catches up with the memory',
+		async (way) => {
+			const pages = 4096;
+			const epochs = way === 'ring' ? 25 : 150;
+			const handle = createVmHandle({
+				kernel: createKernel('upstream'),
+				cbitPosition: 51,
+				ramBytes: pages * PAGE_SIZE,
+				silicon: { kind: 'cvm-silicon' },
+			});
+			const view = vmWords(handle);
+			const flags = MemFlag.logDirtyPages | (way === 'ring' ? SLOT_RING : 0);
+			replaceSlot(view, undefined, { gpa: 0, bytes: pages * PAGE_SIZE, spa: 0, bitmap: 0, flags, id: 7 });
+			// One counter per page stands for its contents. The two threads take turns by epochs, and race within each.
+			const memory = words(pages);
+			const turn = words(2);
+			// The smallest ring, so that most pages have to queue.
+			const ring = createRingBuffer(PAGE_SIZE, handle.dirty.byteLength);
+			const worker = await storingThread({
+				handle,
+				memory,
+				turn,
+				epochs,
+				pages,
+				ring: way === 'ring' ? ring : undefined,
+			});
 
-		const copy = new Int32Array(pages);
-		const bitmap = new Uint32Array(bitmapWords(pages));
-		const round = () => {
-			fetchAndClear(view.dirty, 0, bitmap.length, bitmap);
-			// The sparser the work here, the more often the two threads meet at the bitmap.
-			for (let i = 0; i < bitmap.length; i++) {
-				for (let bits = bitmap[i] ?? 0; bits !== 0; bits &= bits - 1) {
-					const page = i * 32 + 31 - Math.clz32(bits & -bits);
-					copy[page] = Atomics.load(memory, page);
+			const copy = new Int32Array(pages);
+			const bitmap = new Uint32Array(bitmapWords(pages));
+			const copyDirty = (): number => {
+				let count = 0;
+				// The sparser the work here, the more often the two threads meet at the bitmap.
+				for (let i = 0; i < bitmap.length; i++) {
+					for (let bits = bitmap[i] ?? 0; bits !== 0; bits &= bits - 1, count++) {
+						const page = i * 32 + 31 - Math.clz32(bits & -bits);
+						copy[page] = Atomics.load(memory, page);
+					}
 				}
+				return count;
+			};
+			const reader = createRingReader(ringEntries(ring));
+			const opened = openDirtyRing(ring);
+			const slots = () => [{ id: 7, bitmap: 0, words: bitmap.length }];
+			const protect = (id: number, page: number): void => {
+				expect(id).toBe(7);
+				Atomics.and(view.dirty, page >>> 5, ~(1 << (page & 31)));
+			};
+			const harvest = {
+				GET: () => fetchAndClear(view.dirty, 0, bitmap.length, bitmap),
+				'GET and CLEAR': () => {
+					fetch(view.dirty, 0, bitmap.length, bitmap);
+					clearBits(view.dirty, 0, bitmap.length, bitmap);
+				},
+				ring: () => {
+					bitmap.fill(0);
+					const got = reader.harvest((_, page) => {
+						bitmap[page >>> 5] = (bitmap[page >>> 5] ?? 0) | (1 << (page & 31));
+					});
+					expect(opened.reset(protect, slots)).toBe(got);
+				},
+			}[way];
+			const round = (): number => {
+				harvest();
+				return copyDirty();
+			};
+			let lost = 0;
+			for (let epoch = 1; epoch <= epochs; epoch++) {
+				Atomics.store(turn, 0, epoch);
+				Atomics.notify(turn, 0);
+				do round();
+				while (Atomics.load(turn, 1) < epoch);
+				// What queued behind a ring comes out bit by bit.
+				while (round() > 0);
+				lost += copy.filter((count, page) => count !== memory[page]).length;
 			}
-		};
-		let lost = 0;
-		for (let epoch = 1; epoch <= epochs; epoch++) {
-			Atomics.store(turn, 0, epoch);
-			Atomics.notify(turn, 0);
-			do round();
-			while (Atomics.load(turn, 1) < epoch);
-			round();
-			lost += copy.filter((count, page) => count !== memory[page]).length;
-		}
-		await worker.terminate();
-		expect(lost).toBe(0);
-		expect(copy.reduce((sum, count) => sum + count, 0)).toBe(epochs * pages);
+			await worker.terminate();
+			expect(lost).toBe(0);
+			expect(copy.reduce((sum, count) => sum + count, 0)).toBe(epochs * pages);
+		},
+	);
+});
+
+describe('fetch and clear by hand', () => {
+	it('leaves the bits where they are, and clears those that it is given', () => {
+		const dirty = words(4).fill(-1);
+		const out = new Uint32Array(2);
+		expect(fetch(dirty, 1, 2, out)).toBe(0);
+		expect([...out]).toEqual([0xffffffff, 0xffffffff]);
+		expect(clearBits(dirty, 1, 2, Uint32Array.of(0x80000001, 0))).toBe(0);
+		expect([...dirty]).toEqual([-1, 0x7ffffffe, -1, -1]);
+	});
+
+	it('clears nothing if the caller has too few words', () => {
+		const dirty = words(2).fill(-1);
+		expect(clearBits(dirty, 0, 2, new Uint32Array(1).fill(-1))).toBe(-Errno.EFAULT);
+		expect(fetch(dirty, 0, 2, new Uint32Array(1))).toBe(-Errno.EFAULT);
+		expect([...dirty]).toEqual([-1, -1]);
+	});
+
+	it.each([
+		[1, [1, 0]],
+		[32, [-1, 0]],
+		[33, [-1, 1]],
+		[64, [-1, -1]],
+	])('sets the bits of %i pages and no more', (pages, expected) => {
+		const dirty = words(3);
+		setAll(dirty, 0, pages);
+		expect([...dirty]).toEqual([...expected, 0]);
 	});
 });
 
@@ -144,8 +214,8 @@ async function storingThread(data: object): Promise<Worker> {
 	const code = `
 		import { parentPort, workerData } from 'node:worker_threads';
 		import { openVmState } from './vm-state.js';
-		const { handle, memory, turn, epochs, pages } = workerData;
-		const state = openVmState(handle);
+		const { handle, memory, turn, epochs, pages, ring } = workerData;
+		const state = openVmState(handle, ring);
 		parentPort.postMessage('ready');
 		for (let epoch = 1; epoch <= epochs; epoch++) {
 			Atomics.wait(turn, 0, epoch - 1);

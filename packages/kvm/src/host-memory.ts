@@ -32,6 +32,8 @@ export interface KernelMemory extends HostMemory {
 	unpin(spa: number, length: number): void;
 	/** Frames that no process has mapped: command buffers, bounce pages. @throws KvmError as `mmap` */
 	allocate(bytes: number): { readonly spa: Spa; readonly bytes: Uint8Array };
+	/** Gives back what `allocate` took: erased, as the frames of `munmap` are. */
+	free(block: { readonly spa: Spa; readonly bytes: Uint8Array }): void;
 }
 
 /** Below 1 MiB lie legacy ranges, ASEG among them, which the firmware refuses. */
@@ -82,6 +84,12 @@ export function createHostMemory(dram: Uint8Array): KernelMemory {
 		dram.fill(0, frame * PAGE_SIZE, (frame + 1) * PAGE_SIZE);
 		free++;
 	};
+	const drop = (first: number, bytes: number): void => {
+		for (let frame = first; frame < first + bytes / PAGE_SIZE; frame++) {
+			state[frame] = 0;
+			release(frame);
+		}
+	};
 	const resolve = (address: number, length: number): number => {
 		const at = address - USER_BASE;
 		if (at < 0 || length <= 0 || at + length > dram.length) return -1;
@@ -101,13 +109,10 @@ export function createHostMemory(dram: Uint8Array): KernelMemory {
 		},
 		munmap: (mapping) => {
 			if (!live.delete(mapping)) throw new KvmError('not-mapped', 'munmap', 'a live mapping', 'something else');
-			const first = mapping.spa / PAGE_SIZE;
-			for (let frame = first; frame < first + mapping.bytes.length / PAGE_SIZE; frame++) {
-				state[frame] = 0;
-				release(frame);
-			}
+			drop(mapping.spa / PAGE_SIZE, mapping.bytes.length);
 		},
 		allocate: (bytes) => take(bytes, USED),
+		free: (block) => drop(block.spa / PAGE_SIZE, block.bytes.length),
 		get freeBytes() {
 			return free * PAGE_SIZE;
 		},

@@ -1,36 +1,13 @@
 import { type Gpa, gpa, type Hva, hva, PAGE_SIZE } from '@cvm/layout';
 import { fc, test } from '@fast-check/vitest';
 import { describe, expect, it } from 'vitest';
+import { memslotsRig as rig } from '../test/memslots-rig.js';
 import { Errno } from './abi/errno.js';
-import { createHostMemory } from './host-memory.js';
-import { createKernel } from './kernel.js';
-import { createMemslots, type UserMemoryRegion } from './memslots.js';
-import { createVmHandle, MAX_SLOTS, MemFlag, openVmState } from './vm-state.js';
+import type { MemoryRegionArgument } from './memory-region.js';
+import type { UserMemoryRegion } from './memslots.js';
+import { MemFlag } from './vm-state.js';
 
-const MIB = 2 ** 20;
 const LOG = MemFlag.logDirtyPages;
-
-function rig(ramPages = 256) {
-	const dram = new Uint8Array(new SharedArrayBuffer(MIB + ramPages * PAGE_SIZE));
-	const memory = createHostMemory(dram);
-	const handle = createVmHandle({
-		kernel: createKernel('upstream'),
-		cbitPosition: 51,
-		ramBytes: dram.length,
-		silicon: { kind: 'cvm-silicon' },
-	});
-	const memslots = createMemslots(handle, memory);
-	const ram = memory.mmap((ramPages / 2) * PAGE_SIZE);
-	const region = (over: Partial<UserMemoryRegion> = {}): UserMemoryRegion => ({
-		slot: 0,
-		flags: 0,
-		guestPhysAddr: gpa(0x10000),
-		memorySize: 16 * PAGE_SIZE,
-		userspaceAddr: ram.hva,
-		...over,
-	});
-	return { memory, memslots, ram, region, state: openVmState(handle) };
-}
 
 /** Addresses as a broken caller would pass them: the constructors of `@cvm/layout` refuse some. */
 const rawGpa = (address: number) => address as Gpa;
@@ -169,14 +146,6 @@ describe('KVM_SET_USER_MEMORY_REGION', () => {
 		expect(new Set(seen).size).toBe(4);
 	});
 
-	it('has room for 32 slots and says ENOMEM for one more', () => {
-		const { memslots, region } = rig();
-		for (let slot = 0; slot < MAX_SLOTS; slot++) {
-			expect(memslots.set(region({ slot, guestPhysAddr: gpa(slot * 16 * PAGE_SIZE) }))).toBe(0);
-		}
-		expect(memslots.set(region({ slot: 99, guestPhysAddr: gpa(MAX_SLOTS * 16 * PAGE_SIZE) }))).toBe(-Errno.ENOMEM);
-	});
-
 	it('keeps the frames of an unmapped mapping as long as the slot exists', () => {
 		const { memslots, region, memory, ram } = rig();
 		memslots.set(region());
@@ -185,6 +154,15 @@ describe('KVM_SET_USER_MEMORY_REGION', () => {
 		expect(memory.freeBytes).toBe(before + ram.bytes.length - 16 * PAGE_SIZE);
 		memslots.set(region({ memorySize: 0 }));
 		expect(memory.freeBytes).toBe(before + ram.bytes.length);
+	});
+
+	it('changes flags and place of a slot whose mapping is gone', () => {
+		const { memslots, region, memory, ram, state } = rig();
+		memslots.set(region());
+		memory.munmap(ram);
+		expect(memslots.set(region({ flags: LOG }))).toBe(0);
+		expect(memslots.set(region({ flags: LOG, guestPhysAddr: gpa(0x40000) }))).toBe(0);
+		expect(state.translate(0x40000)).toBe(ram.spa);
 	});
 
 	it('gives back everything when the VM goes', () => {
@@ -199,115 +177,76 @@ describe('KVM_SET_USER_MEMORY_REGION', () => {
 	});
 });
 
-describe('KVM_GET_DIRTY_LOG', () => {
-	const bits = (memslots: ReturnType<typeof rig>['memslots'], slot = 0) => {
-		const bitmap = new Uint32Array(2);
-		expect(memslots.getDirtyLog(slot, bitmap)).toBe(0);
-		return bitmap[0];
+describe('the u64s of KVM_SET_USER_MEMORY_REGION', () => {
+	const TOP = 2n ** 64n;
+	const raw = (over: Partial<MemoryRegionArgument>) => {
+		const { memslots, region, state } = rig();
+		expect(memslots.set(region())).toBe(0);
+		const ret = memslots.set({ ...region({ slot: 1, guestPhysAddr: gpa(0x80000) }), ...over });
+		expect(state.translate(0x10000)).toBeGreaterThan(0);
+		return ret;
 	};
 
-	it.each([32764, 2 << 16])('refuses slot %i, which cannot exist, with EINVAL', (slot) => {
-		expect(rig().memslots.getDirtyLog(slot, new Uint32Array(2))).toBe(-Errno.EINVAL);
+	it('may be bigints', () => {
+		const { memslots, region, ram, state } = rig();
+		const { guestPhysAddr, memorySize, userspaceAddr } = region();
+		const argument = { slot: 0, flags: 0, guestPhysAddr: BigInt(guestPhysAddr), memorySize: BigInt(memorySize) };
+		expect(memslots.set({ ...argument, userspaceAddr: BigInt(userspaceAddr) })).toBe(0);
+		expect(state.translate(0x10000)).toBe(ram.spa);
 	});
 
-	it('refuses a slot that does not exist, or does not log, with ENOENT', () => {
+	it.each<[string, Partial<MemoryRegionArgument>]>([
+		['end exactly at 2^64, which wraps to 0', { guestPhysAddr: TOP - 4096n, memorySize: 4096n }],
+		['wrap', { guestPhysAddr: TOP - 4096n, memorySize: 8192n }],
+		['wrap by the size', { guestPhysAddr: 4096n, memorySize: TOP - 4096n, userspaceAddr: 0n }],
+		['end below 2^64, where no processor has memory', { guestPhysAddr: TOP - 8192n, memorySize: 4096n }],
+		['begin above 2^52', { guestPhysAddr: 2n ** 52n }],
+		['end above 2^52', { guestPhysAddr: 2n ** 52n - 4096n, memorySize: 8192n }],
+		['have 2^31 pages', { memorySize: 2n ** 43n, userspaceAddr: 0n }],
+		['reach out of the process', { userspaceAddr: 2n ** 47n - 4096n, memorySize: 4096n }],
+		['lie in the kernel', { userspaceAddr: TOP - 65536n }],
+		['lose their page offset in a double', { guestPhysAddr: 2n ** 60n + 1n }],
+		['are no integers', { guestPhysAddr: 0.5 }],
+		['are negative', { guestPhysAddr: -4096n }],
+	])('are EINVAL if they %s', (_, over) => {
+		expect(raw(over)).toBe(-Errno.EINVAL);
+	});
+
+	it('are looked at in order: the user address of a deletion too, its mapping not', () => {
+		expect(raw({ slot: 0, memorySize: 0n, userspaceAddr: 2n ** 63n })).toBe(-Errno.EINVAL);
 		const { memslots, region } = rig();
-		expect(memslots.getDirtyLog(0, new Uint32Array(2))).toBe(-Errno.ENOENT);
 		memslots.set(region());
-		expect(memslots.getDirtyLog(0, new Uint32Array(2))).toBe(-Errno.ENOENT);
+		expect(memslots.set({ ...region(), memorySize: 0n, userspaceAddr: 4096n })).toBe(0);
 	});
 
-	it('refuses a buffer that is too short with EFAULT, and keeps the bits', () => {
-		const { memslots, region, state } = rig();
-		memslots.set(region({ flags: LOG }));
-		state.markDirty(0x10000);
-		expect(memslots.getDirtyLog(0, new Uint32Array(1))).toBe(-Errno.EFAULT);
-		expect(bits(memslots)).toBe(1);
+	it('say EEXIST before anything is said of the memory behind', () => {
+		expect(raw({ guestPhysAddr: 0x10000n, userspaceAddr: 4096n })).toBe(-Errno.EEXIST);
+		expect(raw({ guestPhysAddr: 0x90000n, userspaceAddr: 4096n })).toBe(-Errno.EINVAL);
 	});
+});
 
-	it('starts all clean, and gives each bit once', () => {
-		const { memslots, region, state } = rig();
-		memslots.set(region({ flags: LOG }));
-		expect(bits(memslots)).toBe(0);
-		state.markDirty(0x10000);
-		state.markDirty(0x10000 + 3 * PAGE_SIZE + 0xfff);
-		state.markDirty(0x10000 + 15 * PAGE_SIZE);
-		expect(bits(memslots)).toBe(0x8009);
-		expect(bits(memslots)).toBe(0);
-	});
-
-	it('logs nothing outside the slot or while logging is off', () => {
-		const { memslots, region, state } = rig();
-		memslots.set(region());
-		state.markDirty(0x10000);
-		memslots.set(region({ flags: LOG }));
-		state.markDirty(0x10000 - 1);
-		state.markDirty(0x10000 + 16 * PAGE_SIZE);
-		expect(bits(memslots)).toBe(0);
-	});
-
-	it('forgets the bits when logging is switched off and on', () => {
-		const { memslots, region, state } = rig();
-		memslots.set(region({ flags: LOG }));
-		state.markDirty(0x10000);
-		expect(memslots.set(region())).toBe(0);
-		expect(memslots.getDirtyLog(0, new Uint32Array(2))).toBe(-Errno.ENOENT);
-		memslots.set(region({ flags: LOG }));
-		expect(bits(memslots)).toBe(0);
-	});
-
-	it('forgets the bits when the slot is deleted and made anew', () => {
-		const { memslots, region, state } = rig();
-		memslots.set(region({ flags: LOG }));
-		state.markDirty(0x10000);
-		memslots.set(region({ memorySize: 0 }));
-		memslots.set(region({ flags: LOG }));
-		expect(bits(memslots)).toBe(0);
-	});
-
-	it('keeps the bits of a slot that moves', () => {
-		const { memslots, region, state } = rig();
-		memslots.set(region({ flags: LOG }));
-		state.markDirty(0x10000 + PAGE_SIZE);
-		memslots.set(region({ flags: LOG, guestPhysAddr: gpa(0x40000) }));
-		state.markDirty(0x40000);
-		expect(bits(memslots)).toBe(3);
-	});
-
-	it('keeps the bits of slots apart', () => {
-		const { memslots, region, state } = rig();
-		memslots.set(region({ flags: LOG }));
-		memslots.set(region({ slot: 1, flags: LOG, guestPhysAddr: gpa(0x80000) }));
-		state.markDirty(0x10000);
-		state.markDirty(0x80000 + 2 * PAGE_SIZE);
-		expect(bits(memslots, 1)).toBe(4);
-		expect(bits(memslots, 0)).toBe(1);
-	});
-
-	it('sets no bit past the last page of a slot', () => {
-		const { memslots, region, state } = rig();
-		memslots.set(region({ flags: LOG, memorySize: 33 * PAGE_SIZE }));
-		for (let page = 0; page < 40; page++) state.markDirty(0x10000 + page * PAGE_SIZE);
-		const bitmap = new Uint32Array(2).fill(0xffffffff);
-		expect(memslots.getDirtyLog(0, bitmap)).toBe(0);
-		expect([...bitmap]).toEqual([0xffffffff, 1]);
-	});
-
-	it('says ENOMEM when there is no room for another bitmap, and the slot stays as it was', () => {
-		const { memslots, region, state } = rig(2048);
-		const memorySize = 1024 * PAGE_SIZE;
-		const slot = (i: number, flags: number) =>
-			region({ slot: i, flags, memorySize, guestPhysAddr: gpa(i * memorySize) });
-		// The area holds one bitmap for all of DRAM and some slack; aliasing the same host memory needs more.
-		const results = Array.from({ length: 8 }, (_, i) => memslots.set(slot(i, LOG)));
-		const refused = results.indexOf(-Errno.ENOMEM);
-		expect(refused).toBeGreaterThan(1);
-		expect(memslots.set(slot(refused, 0))).toBe(0);
-		expect(memslots.set(slot(refused, LOG))).toBe(-Errno.ENOMEM);
-		expect(memslots.getDirtyLog(refused, new Uint32Array(32))).toBe(-Errno.ENOENT);
-		expect(state.translate(refused * memorySize)).toBeGreaterThan(0);
-		memslots.set(slot(0, 0));
-		expect(memslots.set(slot(refused, LOG))).toBe(0);
+describe('many memslots', () => {
+	it('may have every id of both address spaces; vCPUs find each', () => {
+		const { memslots, ram, state } = rig();
+		const slots = 2000;
+		// In an order that puts each new one somewhere among the others.
+		const order = Array.from({ length: slots }, (_, i) => (i * 1237) % slots);
+		const slot = (i: number, space: number) => ({
+			slot: (space << 16) | (32763 - i),
+			flags: 0,
+			guestPhysAddr: gpa(2 * i * PAGE_SIZE),
+			memorySize: PAGE_SIZE,
+			userspaceAddr: hva(ram.hva + ((i + space) % 100) * PAGE_SIZE),
+		});
+		for (const i of order) expect([memslots.set(slot(i, 0)), memslots.set(slot(i, 1))]).toEqual([0, 0]);
+		const expected = (i: number) => ram.spa + (i % 100) * PAGE_SIZE;
+		for (const i of order) {
+			expect(state.translate(2 * i * PAGE_SIZE)).toBe(expected(i));
+			expect(state.translate((2 * i + 1) * PAGE_SIZE)).toBe(-1);
+		}
+		for (const i of order.slice(0, 1000)) expect(memslots.set({ ...slot(i, 0), memorySize: 0 })).toBe(0);
+		const gone = new Set(order.slice(0, 1000));
+		for (const i of order) expect(state.translate(2 * i * PAGE_SIZE)).toBe(gone.has(i) ? -1 : expected(i));
 	});
 });
 

@@ -32,7 +32,7 @@ describe('a new vCPU', () => {
 	it('stands at the reset vector, runnable, with paging off and interrupts disabled', () => {
 		const { registers, words } = openVcpuState(newVcpu());
 		const set = (Object.keys(Register) as RegisterName[]).filter((name) => registers[Register[name]] !== 0n);
-		expect(set.sort()).toEqual(['cr0', 'rflags', 'rip']);
+		expect(set.sort()).toEqual(['cr0', 'rflags', 'rip', 'xcr0']);
 		expect(registers[Register.rip]).toBe(0xfffffff0n);
 		expect(registers[Register.rflags]).toBe(2n);
 		expect(registers[Register.cr0]).toBe(0x60000010n);

@@ -1,5 +1,6 @@
 import type { CpuidEntry } from './abi/cpuid.js';
 import { KVM_RUN_SIZE } from './abi/run-page.js';
+import { createRingBuffer } from './dirty-ring.js';
 import { type VmHandle, VmWord } from './vm-state.js';
 
 /** Index of each register in a vCPU's register file of u64s: the order of the x86 encoding, then control state. */
@@ -78,21 +79,55 @@ export const Register = {
 	sysenterEip: 67,
 	pat: 68,
 	tscAux: 69,
+	/** Access rights of protection keys: 32 bits. */
+	pkru: 72,
+	/** EXITINFO1 and EXITINFO2 of what raised the last #VC: {@link GuestCpu} cannot decode instructions. */
+	exitInfo1: 70,
+	exitInfo2: 71,
 	/** What the host keeps of a vCPU, also of one whose guest state is protected. */
 	apicBase: 96,
 	/** MSR 0xC0010130 of a SEV-ES guest: address of its GHCB or a message of the MSR protocol. */
 	ghcbMsr: 97,
 	/** 0 none, 1 by the GHCB page, 2 by the GHCB MSR: how an AP of a SEV-ES guest waits to be started again. */
 	apResetHold: 98,
+	/** 1 while an exit of a SEV-ES guest through its GHCB page waits for its answer. */
+	ghcbExit: 116,
+	/** Where such an exit puts what it reads, and how many bytes are still to come. */
+	scratchGpa: 117,
+	scratchLength: 118,
+	/** 1 = this AP of a SEV-ES guest was started once: later SIPIs only end its reset hold. */
+	sipiSeen: 119,
+	/** Device address or port and operand size of an exit in several parts. */
+	exitPort: 120,
+	exitSize: 121,
+	/** MSR_KVM_SYSTEM_TIME and the other MSRs of KVM's own that a vCPU has. */
+	systemTime: 99,
+	asyncPfEnable: 100,
+	stealTime: 101,
+	pvEoi: 102,
+	pollControl: 103,
+	asyncPfInt: 104,
+	powerControl: 105,
 } as const;
 /** The name of a register in {@link Register}. */
 export type RegisterName = keyof typeof Register;
 
 /** Values of `Register.pendingKind`. The exits that wait for an answer of the VMM. */
-export const PendingKind = { none: 0, hypercall: 1, rdmsr: 2, wrmsr: 3, ioIn: 4, ioOut: 5 } as const;
+export const PendingKind = {
+	none: 0,
+	hypercall: 1,
+	rdmsr: 2,
+	wrmsr: 3,
+	ioIn: 4,
+	ioOut: 5,
+	mmioRead: 16,
+	mmioWrite: 17,
+	stringIn: 18,
+	stringOut: 19,
+} as const;
 
 /** u64s of the register file, some of them spare. */
-const REGISTER_COUNT = 128;
+export const REGISTER_COUNT = 128;
 /** The registers from here on are the host's own. */
 export const FIRST_HOST_REGISTER = 96;
 /** Bytes of the register file: what a migration carries per vCPU, besides `mpState`. */
@@ -104,6 +139,20 @@ export const VcpuWord = {
 	kick: 0,
 	/** {@link MpState}. */
 	mpState: 1,
+	/** SPA >> 12 of the save area of a vCPU of a SEV-ES guest; 0 = none. */
+	saveAreaPage: 2,
+	/** 1 = the save area is encrypted: registers are the guest's own. */
+	guestStateProtected: 3,
+	/** 1 = KVM_CAP_ENFORCE_PV_FEATURE_CPUID. */
+	pvEnforce: 4,
+	/** EAX of KVM's feature leaf as KVM_SET_CPUID2 left it. */
+	pvFeatures: 5,
+	/** Hypercalls that were answered: the statistic. */
+	hypercalls: 6,
+	/** What the next KVM_RUN has to write to guest memory: `PvRequest`. */
+	requests: 7,
+	/** KVM_SET_GUEST_DEBUG: `control`. */
+	guestDebug: 10,
 } as const;
 
 /** KVM_MP_STATE_* (linux/kvm.h). */
@@ -122,7 +171,13 @@ const RUN_AT = 4096;
 const XSAVE_AT = RUN_AT + KVM_RUN_SIZE;
 /** Bytes of an XSAVE area as KVM_GET_XSAVE hands it out. */
 export const XSAVE_SIZE = 4096;
-const STATE_BYTES = XSAVE_AT + XSAVE_SIZE;
+const LAPIC_AT = XSAVE_AT + XSAVE_SIZE;
+/** Bytes of the local APIC's registers as KVM_GET_LAPIC hands them out. */
+const LAPIC_SIZE = 1024;
+const EVENTS_AT = LAPIC_AT + LAPIC_SIZE;
+/** Bytes of struct kvm_vcpu_events. */
+const EVENTS_SIZE = 64;
+const STATE_BYTES = EVENTS_AT + EVENTS_SIZE;
 
 /** One vCPU for another thread: structured-cloneable. */
 export interface VcpuHandle {
@@ -132,6 +187,8 @@ export interface VcpuHandle {
 	/** As the VMM gave it to KVM_SET_CPUID2; the vCPU puts its APIC id (= `index`) into leaf 1. */
 	readonly cpuid: readonly CpuidEntry[];
 	readonly state: SharedArrayBuffer;
+	/** Its dirty ring, if the VM has them. */
+	readonly dirtyRing?: SharedArrayBuffer;
 }
 
 /** Views of a vCPU's state. */
@@ -144,15 +201,22 @@ export interface VcpuState {
 	readonly run: Uint8Array;
 	/** x87, SSE and AVX state in the standard form of XSAVE. */
 	readonly xsave: Uint8Array;
+	/** The registers of the local APIC, as KVM_GET_LAPIC has them. */
+	readonly lapic: Uint8Array;
+	/** struct kvm_vcpu_events. */
+	readonly events: Uint8Array;
 }
 
 /** New state for a vCPU, as after reset (APM vol. 2 §14.1.3): flat, at 0xFFFFFFF0. All vCPUs are runnable: PROJECT. */
 export function createVcpuHandle(vm: VmHandle, index: number, cpuid: readonly CpuidEntry[]): VcpuHandle {
-	const handle: VcpuHandle = { kind: 'cvm-vcpu', vm, index, cpuid, state: new SharedArrayBuffer(STATE_BYTES) };
+	const ringBytes = Atomics.load(new Int32Array(vm.shared), VmWord.dirtyRingBytes);
+	const ring = ringBytes === 0 ? {} : { dirtyRing: createRingBuffer(ringBytes, vm.dirty.byteLength) };
+	const handle: VcpuHandle = { kind: 'cvm-vcpu', vm, index, cpuid, state: new SharedArrayBuffer(STATE_BYTES), ...ring };
 	const { registers } = openVcpuState(handle);
 	registers[Register.rip] = 0xfffffff0n;
 	registers[Register.rflags] = 2n;
 	registers[Register.cr0] = 0x60000010n;
+	registers[Register.xcr0] = 1n;
 	return handle;
 }
 
@@ -162,23 +226,29 @@ export const openVcpuState = ({ state }: VcpuHandle): VcpuState => ({
 	words: new Int32Array(state, WORDS_AT, WORD_COUNT),
 	run: new Uint8Array(state, RUN_AT, KVM_RUN_SIZE),
 	xsave: new Uint8Array(state, XSAVE_AT, XSAVE_SIZE),
+	lapic: new Uint8Array(state, LAPIC_AT, LAPIC_SIZE),
+	events: new Uint8Array(state, EVENTS_AT, EVENTS_SIZE),
 });
 
 /** Bytes of {@link saveVcpuState}. */
-export const VCPU_STATE_BYTES = REGISTER_BYTES + 8 + KVM_RUN_SIZE + XSAVE_SIZE;
+export const VCPU_STATE_BYTES = REGISTER_BYTES + 8 + KVM_RUN_SIZE + XSAVE_SIZE + LAPIC_SIZE + EVENTS_SIZE;
 
 /**
  * A stopped vCPU as a flat record, for a migration: the register file (little-endian) with what the next KVM_RUN has to
- * finish, mpState (u32 and 4 zero bytes), the kvm_run pages, where the answer to a pending exit stands, and the XSAVE area.
+ * finish, mpState (u32 and 4 zero bytes), the kvm_run pages, where the answer to a pending exit stands, the XSAVE area, the
+ * local APIC (1024 bytes) and struct kvm_vcpu_events (64).
  */
 export function saveVcpuState(handle: VcpuHandle): Uint8Array {
-	const { registers, words, run, xsave } = openVcpuState(handle);
+	const { registers, words, run, xsave, lapic, events } = openVcpuState(handle);
 	const out = new Uint8Array(VCPU_STATE_BYTES);
 	const view = new DataView(out.buffer);
 	for (let i = 0; i < REGISTER_COUNT; i++) view.setBigUint64(8 * i, registers[i] ?? 0n, true);
 	view.setUint32(REGISTER_BYTES, Atomics.load(words, VcpuWord.mpState), true);
 	out.set(run, REGISTER_BYTES + 8);
-	out.set(xsave, REGISTER_BYTES + 8 + KVM_RUN_SIZE);
+	const xsaveAt = REGISTER_BYTES + 8 + KVM_RUN_SIZE;
+	out.set(xsave, xsaveAt);
+	out.set(lapic, xsaveAt + XSAVE_SIZE);
+	out.set(events, xsaveAt + XSAVE_SIZE + LAPIC_SIZE);
 	return out;
 }
 
@@ -187,13 +257,17 @@ export function loadVcpuState(handle: VcpuHandle, data: Uint8Array): void {
 	if (data.length !== VCPU_STATE_BYTES) {
 		throw new RangeError(`vcpu state: expected ${VCPU_STATE_BYTES} bytes, got ${data.length}`);
 	}
-	const { registers, words, run, xsave } = openVcpuState(handle);
+	const { registers, words, run, xsave, lapic, events } = openVcpuState(handle);
 	const view = new DataView(data.buffer, data.byteOffset, data.byteLength);
 	for (let i = 0; i < REGISTER_COUNT; i++) registers[i] = view.getBigUint64(8 * i, true);
 	Atomics.store(words, VcpuWord.mpState, view.getUint32(REGISTER_BYTES, true));
 	const runAt = REGISTER_BYTES + 8;
 	run.set(data.subarray(runAt, runAt + KVM_RUN_SIZE));
-	xsave.set(data.subarray(runAt + KVM_RUN_SIZE));
+	const xsaveAt = runAt + KVM_RUN_SIZE;
+	const lapicAt = xsaveAt + XSAVE_SIZE;
+	xsave.set(data.subarray(xsaveAt, lapicAt));
+	lapic.set(data.subarray(lapicAt, lapicAt + LAPIC_SIZE));
+	events.set(data.subarray(lapicAt + LAPIC_SIZE));
 	// A thread that ran the vCPU before may remember translations.
 	Atomics.add(new Int32Array(handle.vm.shared), VmWord.tlbGeneration, 1);
 }

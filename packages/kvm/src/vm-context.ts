@@ -1,3 +1,4 @@
+import type { VmType } from './abi/vm-type.js';
 import type { SevDriver } from './ccp/sev-device.js';
 import type { KernelMemory } from './host-memory.js';
 import type { Kernel } from './kernel.js';
@@ -18,14 +19,24 @@ export interface VmHost {
 	readonly esAsids: AsidPool;
 	/** kvm_amd.sev_es: the platform was brought up with SEV-ES, and there is an ASID for it. */
 	readonly hasSevEs: boolean;
+	/** SEV_FEATURES that KVM_SEV_INIT2 takes for guests with SEV-ES. */
+	readonly vmsaFeatures: bigint;
+	/** What KVM_SEV_SEND_UPDATE_VMSA and KVM_SEV_RECEIVE_UPDATE_VMSA do: Linux answers −EINVAL. */
+	readonly vmsaTransport: VmsaTransport;
 }
+
+/**
+ * PROJECT: KVM has numbers for the commands that move save areas between hosts, and no implementation. `einval` is the real
+ * KVM; `model` implements them.
+ */
+export type VmsaTransport = 'einval' | 'model';
 
 /** struct kvm: one VM as the parts of the kernel share it. */
 export interface VmContext {
 	readonly host: VmHost;
 	readonly kernel: Kernel;
 	/** KVM_X86_*_VM. */
-	readonly type: number;
+	readonly type: VmType;
 	readonly handle: VmHandle;
 	/** The VM's shared words, see `VmWord`. */
 	readonly words: Int32Array;

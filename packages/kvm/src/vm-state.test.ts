@@ -1,12 +1,14 @@
 import { PAGE_SIZE } from '@cvm/layout';
 import { beforeEach, describe, expect, it } from 'vitest';
 import { createKernel } from './kernel.js';
-import { createVmHandle, openVmState, SLOT_DOUBLES, type VmHandle, type VmState, VmWord, vmWords } from './vm-state.js';
+import { replaceSlot, type SlotEntry } from './slot-table.js';
+import { createVmHandle, openVmState, type VmHandle, type VmState, VmWord, vmWords } from './vm-state.js';
 
 const PAGES = 100;
 let handle: VmHandle;
 let state: VmState;
 let view: ReturnType<typeof vmWords>;
+let present: Map<number, SlotEntry>;
 
 beforeEach(() => {
 	handle = createVmHandle({
@@ -17,14 +19,16 @@ beforeEach(() => {
 	});
 	state = openVmState(handle);
 	view = vmWords(handle);
+	present = new Map();
 });
 
 /** One slot: guest pages 16 … 16 + `pages` at SPA 0x200000, with the dirty bitmap at word `bitmap`. */
 function putSlot(pages: number, bitmap: number, at = 0): void {
-	Atomics.add(view.words, VmWord.slotGeneration, 1);
-	view.slots.set([(16 + at * 1000) * PAGE_SIZE, pages * PAGE_SIZE, 0x200000, bitmap], at * SLOT_DOUBLES);
-	view.words[VmWord.slotCount] = at + 1;
-	Atomics.add(view.words, VmWord.slotGeneration, 1);
+	const gpa = (16 + at * 1000) * PAGE_SIZE;
+	const old = present.get(at);
+	const slot = { gpa, bytes: pages * PAGE_SIZE, spa: 0x200000, bitmap, flags: 0, id: at };
+	replaceSlot(view, old, slot);
+	present.set(at, slot);
 }
 
 describe('a VM without memory', () => {
@@ -118,9 +122,7 @@ describe('a dirty mark', () => {
 
 describe('guest-physical addresses above 4 GiB', () => {
 	it('translate without losing bits', () => {
-		Atomics.add(view.words, VmWord.slotGeneration, 2);
-		view.slots.set([2 ** 40, 2 * PAGE_SIZE, 0x300000, 0]);
-		view.words[VmWord.slotCount] = 1;
+		replaceSlot(view, undefined, { gpa: 2 ** 40, bytes: 2 * PAGE_SIZE, spa: 0x300000, bitmap: 0, flags: 0, id: 0 });
 		expect(state.translate(2 ** 40 + PAGE_SIZE + 5)).toBe(0x301005);
 		expect(state.translate(2 ** 40 + 2 * PAGE_SIZE)).toBe(-1);
 		state.markDirty(2 ** 40 + PAGE_SIZE);

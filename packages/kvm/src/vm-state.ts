@@ -1,7 +1,11 @@
 import { PAGE_SHIFT } from '@cvm/layout';
 import type { SiliconHandle } from '@cvm/sev-hw';
+import { Quirk, USER_MEM_SLOTS } from './abi/capabilities.js';
+import { openDirtyRing } from './dirty-ring.js';
 import type { Kernel } from './kernel.js';
 import { isMsrAllowed } from './msr-filter-state.js';
+import { createPageStatusBuffer } from './page-status/in-kvm.js';
+import { entryAbove, SLOT_DOUBLES, SLOT_INVALID, SLOT_RING } from './slot-table.js';
 import { VmWord } from './vm-words.js';
 
 /*
@@ -12,23 +16,23 @@ import { VmWord } from './vm-words.js';
 export { VmWord } from './vm-words.js';
 
 const SHARED_BYTES = 4096 + 16 * 0x600;
-/** Entries of the memslot table. */
-export const MAX_SLOTS = 32;
+/** Entries of the memslot table: every id of the one address space that vCPUs translate in. */
+const MAX_SLOTS = USER_MEM_SLOTS;
 /** vCPUs of one VM. */
 export const MAX_VCPUS = 32;
-
-const SLOTS_AT = 1024;
-/** Doubles per memslot: guest-physical address, bytes, system-physical address, first word of the dirty bitmap or −1. */
-export const SLOT_DOUBLES = 4;
 
 /** One VM for another thread: structured-cloneable. `openVmState` opens it. */
 export interface VmHandle {
 	readonly kind: 'cvm-vm';
 	readonly kernel: Kernel;
 	readonly shared: SharedArrayBuffer;
+	/** The memslot table. */
+	readonly slots: SharedArrayBuffer;
 	/** Dirty bitmaps of all logging slots. */
 	readonly dirty: SharedArrayBuffer;
 	readonly silicon: SiliconHandle;
+	/** Page status that KVM keeps: postings up to v10, else `undefined`. */
+	readonly pageStatus: SharedArrayBuffer | undefined;
 }
 
 /** KVM_MEM_* flags of a memslot (linux/kvm.h). */
@@ -44,15 +48,24 @@ export function createVmHandle(o: {
 	const shared = new SharedArrayBuffer(SHARED_BYTES);
 	const words = new Int32Array(shared);
 	words[VmWord.cbitPosition] = o.cbitPosition;
-	// A slot's bitmap is rounded up to 64 pages.
+	// Most of both is never touched, and so takes no memory. A slot's bitmap is rounded up to 64 pages.
+	const slots = new SharedArrayBuffer(MAX_SLOTS * SLOT_DOUBLES * 8);
 	const dirty = new SharedArrayBuffer((Math.ceil(o.ramBytes / (64 << PAGE_SHIFT)) + MAX_SLOTS) * 8);
-	return { kind: 'cvm-vm', kernel: o.kernel, shared, dirty, silicon: o.silicon };
+	return {
+		kind: 'cvm-vm',
+		kernel: o.kernel,
+		shared,
+		slots,
+		dirty,
+		silicon: o.silicon,
+		pageStatus: createPageStatusBuffer(o.kernel),
+	};
 }
 
 /** The shared buffers as the main thread writes them. */
 export interface VmWords {
 	readonly words: Int32Array;
-	/** The memslot table, {@link SLOT_DOUBLES} per slot. */
+	/** The memslot table, `SLOT_DOUBLES` per slot: written by `replaceSlot`. */
 	readonly slots: Float64Array;
 	readonly dirty: Int32Array;
 }
@@ -60,7 +73,7 @@ export interface VmWords {
 /** Views of a handle's buffers. */
 export const vmWords = (handle: VmHandle): VmWords => ({
 	words: new Int32Array(handle.shared),
-	slots: new Float64Array(handle.shared, SLOTS_AT, MAX_SLOTS * SLOT_DOUBLES),
+	slots: new Float64Array(handle.slots),
 	dirty: new Int32Array(handle.dirty),
 });
 
@@ -72,6 +85,12 @@ export interface VmState {
 	/** 0 = no key. */
 	readonly asid: number;
 	readonly sevActive: boolean;
+	/** SEV-ES: registers of the guest are in save areas. */
+	readonly sevEs: boolean;
+	/** KVM_CREATE_IRQCHIP. */
+	readonly hasIrqchip: boolean;
+	/** KVM puts VMMCALL where a guest without SEV has VMCALL: KVM_X86_QUIRK_FIX_HYPERCALL_INSN is not disabled. */
+	readonly fixesHypercalls: boolean;
 	readonly pageEncHcEnable: boolean;
 	readonly exitHypercallMask: number;
 	readonly msrExitMask: number;
@@ -81,17 +100,26 @@ export interface VmState {
 	translate(gpa: number): number;
 	/** Whether the guest may store to a guest-physical address that translates: false in a KVM_MEM_READONLY slot. */
 	isWritable(gpa: number): boolean;
-	/** Notes a store to the page of `gpa`, if its slot logs. Call it *after* the store, and for every store. */
+	/**
+	 * Notes a store to the page of `gpa`, if its slot logs. Call it *after* the store, and for every store. With dirty rings only
+	 * a vCPU's thread can note anything (Linux warns of any other store).
+	 */
 	markDirty(gpa: number): void;
+	/** Whether the vCPU's dirty ring is too full for it to enter the guest. */
+	readonly isRingFull: boolean;
 	/** Starts a new TLB generation and returns it. */
 	bumpTlbGeneration(): number;
 	/** The MSR filter's answer: false = the access is denied. */
 	isMsrAllowed(index: number, access: 'read' | 'write'): boolean;
 }
 
-/** Opens a VM's shared state, in any thread. One per thread: it remembers the slot it used last. */
-export function openVmState(handle: VmHandle): VmState {
+/**
+ * Opens a VM's shared state, in any thread. One per thread: it remembers the slot it used last. `dirtyRing` is that of the
+ * vCPU whose stores are noted.
+ */
+export function openVmState(handle: VmHandle, dirtyRing?: SharedArrayBuffer): VmState {
 	const { words, slots, dirty } = vmWords(handle);
+	const ring = dirtyRing && openDirtyRing(dirtyRing);
 	let generation = -1;
 	// The slot last hit, copied, so that a hit costs one atomic load.
 	let start = 0;
@@ -99,6 +127,7 @@ export function openVmState(handle: VmHandle): VmState {
 	let spa = 0;
 	let bitmap = -1;
 	let flags = 0;
+	let id = 0;
 
 	/** Whether a slot holds `gpa`; if so the variables above describe it. */
 	const seek = (gpa: number): boolean => {
@@ -106,18 +135,15 @@ export function openVmState(handle: VmHandle): VmState {
 		for (;;) {
 			const before = Atomics.load(words, VmWord.slotGeneration);
 			if ((before & 1) !== 0) continue;
-			const count = words[VmWord.slotCount] ?? 0;
-			let found = false;
-			for (let i = 0; i < count && !found; i++) {
-				const at = i * SLOT_DOUBLES;
-				start = slots[at] ?? 0;
-				end = start + (slots[at + 1] ?? 0);
-				if (gpa < start || gpa >= end) continue;
-				spa = slots[at + 2] ?? 0;
-				bitmap = slots[at + 3] ?? -1;
-				flags = words[VmWord.slotFlags + i] ?? 0;
-				found = true;
-			}
+			const at = (entryAbove(slots, words[VmWord.slotCount] ?? 0, gpa) - 1) * SLOT_DOUBLES;
+			// Not found below the first entry, nor in the gap behind one.
+			start = slots[at] ?? 0;
+			end = at < 0 ? 0 : start + (slots[at + 1] ?? 0);
+			const found = gpa < end;
+			spa = slots[at + 2] ?? 0;
+			bitmap = slots[at + 3] ?? -1;
+			flags = slots[at + 4] ?? 0;
+			id = slots[at + 5] ?? 0;
 			if (Atomics.load(words, VmWord.slotGeneration) !== before) continue;
 			generation = found ? before : -1;
 			return found;
@@ -134,6 +160,15 @@ export function openVmState(handle: VmHandle): VmState {
 		get sevActive() {
 			return read(VmWord.sevActive) === 1;
 		},
+		get sevEs() {
+			return read(VmWord.sevEs) === 1;
+		},
+		get hasIrqchip() {
+			return read(VmWord.hasIrqchip) === 1;
+		},
+		get fixesHypercalls() {
+			return read(VmWord.sevActive) === 0 && (read(VmWord.disabledQuirks) & Quirk.FIX_HYPERCALL_INSN) === 0;
+		},
 		get pageEncHcEnable() {
 			return read(VmWord.pageEncHcEnable) === 1;
 		},
@@ -149,12 +184,20 @@ export function openVmState(handle: VmHandle): VmState {
 		get tlbGeneration() {
 			return read(VmWord.tlbGeneration);
 		},
-		translate: (gpa) => (seek(gpa) ? spa + (gpa - start) : -1),
+		translate: (gpa) => (seek(gpa) && (flags & SLOT_INVALID) === 0 ? spa + (gpa - start) : -1),
 		isWritable: (gpa) => seek(gpa) && (flags & MemFlag.readonly) === 0,
 		markDirty: (gpa) => {
-			if (!seek(gpa) || bitmap < 0) return;
+			if (!seek(gpa) || bitmap < 0 || (ring === undefined && (flags & SLOT_RING) !== 0)) return;
 			const page = Math.floor((gpa - start) / 4096);
-			Atomics.or(dirty, bitmap + (page >>> 5), 1 << (page & 31));
+			const word = bitmap + (page >>> 5);
+			const bit = 1 << (page & 31);
+			// Always a read-modify-write, also for a bit that is set: it keeps the store before it from being seen after it. With a
+			// plain load, a harvest could take the bit and read the page before the store arrives there.
+			const old = Atomics.or(dirty, word, bit);
+			if (ring !== undefined && (old & bit) === 0) ring.push(id, page, word, bit);
+		},
+		get isRingFull() {
+			return ring?.isFull === true;
 		},
 		bumpTlbGeneration: () => Atomics.add(words, VmWord.tlbGeneration, 1) + 1,
 		isMsrAllowed: (index, access) => isMsrAllowed(words, index, access),

@@ -23,16 +23,42 @@ export const VmWord = {
 	msrFilterDeny: 11,
 	/** Ranges of the MSR filter in use; with 0 and `msrFilterDeny` 0 there is no filter. */
 	msrFilterCount: 12,
+	/** KVM_CAP_DISABLE_QUIRKS2: quirks that are off. */
+	disabledQuirks: 13,
 	/** 1 while a vCPU performs a LOCK-prefixed instruction. */
 	busLock: 14,
+	/** KVM_CAP_X86_DISABLE_EXITS. */
+	disabledExits: 15,
 	/** One word per vCPU: 1 while its thread is inside KVM_RUN. For TLB shootdown. */
 	running: 16,
 	/** One word per vCPU: the `tlbGeneration` its thread last acted on. */
 	tlbSeen: 48,
 	/** 16 ranges of 4 words: flags, base, nmsrs, words of bitmap. */
 	msrRanges: 80,
-	/** One word per entry of the memslot table: KVM_MEM_* flags. */
-	slotFlags: 512,
+	/** MSR_KVM_WALL_CLOCK of the VM: low half, high half. */
+	wallClock: 144,
+	/** Bit n: vCPU n exists. */
+	vcpuMask: 146,
+	/** 1 = the guest wrote MSR_KVM_SEV_LIVE_MIG_EN, which postings v5 to v10 of the series keep in KVM. */
+	liveMigration: 147,
+	/** 1 = a VM of a SEV type before KVM_SEV_INIT2: KVM_RUN is −EINVAL. */
+	sevNeedInit: 153,
+	/** 1 = the encryption context went to another VM: KVM_RUN is −EIO. */
+	dead: 160,
+	/** 1 = a SEV-ES guest. */
+	sevEs: 176,
+	/** 1 from KVM_CREATE_IRQCHIP on: vCPUs have local APICs, and INIT and SIPI reach them. */
+	hasIrqchip: 177,
+	/** Highest version of the GHCB protocol that is offered; 0 counts as 1. */
+	ghcbVersion: 178,
+	/** Low half of SEV_FEATURES of the guest's save areas. */
+	sevFeatures: 179,
+	/** Guest-physical address of a SEV-ES guest's AP jump table: low half, high half. */
+	apJumpTable: 180,
+	/** One word per vCPU: bit 0 INIT, bit 1 SIPI, bits 15:8 its vector. */
+	apicEvents: 192,
+	/** Bytes of each vCPU's dirty ring; 0 = dirty bitmaps. */
+	dirtyRingBytes: 161,
 	/** 16 bitmaps of 0x600 bytes. */
 	msrBitmaps: 1024,
 } as const;

@@ -1,11 +1,18 @@
 import type { CpuidEntry } from './abi/cpuid.js';
 import { Errno } from './abi/errno.js';
+import { VmType } from './abi/vm-type.js';
 import { checkExtension, enableCap } from './capabilities.js';
+import { guestCpuid } from './cpuid.js';
 import { KvmError } from './error.js';
-import { createMemslots, type UserMemoryRegion } from './memslots.js';
+import { type ClearDirtyLogRequest, createMemslots, type Memslots, type UserMemoryRegion } from './memslots.js';
 import { type MsrFilter, setMsrFilter } from './msr-filter.js';
-import { createSevContext, unbindAsid } from './sev/context.js';
+import { createPageStatusIoctls, type PageStatusIoctls } from './page-status/ioctls.js';
+import { createSevContext } from './sev/context.js';
+import { copyEncContextFrom } from './sev/copy.js';
+import { freeSaveAreas } from './sev/es/save-area.js';
 import { createSevIoctls, type SevIoctls } from './sev/ioctls.js';
+import { closeContext, destroyContext } from './sev/lifetime.js';
+import { moveEncContextFrom } from './sev/move.js';
 import { createEncRegions, type EncRegion } from './sev/regions.js';
 import type { VcpuContext, VmContext, VmHost } from './vm-context.js';
 import { createVmHandle, MAX_VCPUS, VmWord, vmWords } from './vm-state.js';
@@ -13,27 +20,60 @@ import { createVcpu, type Vcpu } from './vm-vcpu.js';
 
 /** A VM descriptor: its ioctls. They return 0 or a negative errno. */
 export interface Vm {
-	/** KVM_ENABLE_CAP. */
-	enableCap(cap: number, args: readonly bigint[]): number;
+	/** KVM_ENABLE_CAP: −EINVAL for any flag, an unknown capability, or arguments that it does not take. */
+	enableCap(cap: number, args: readonly bigint[], flags?: number): number;
 	/** KVM_CHECK_EXTENSION. */
 	checkExtension(cap: number): number;
+	/**
+	 * KVM_ENABLE_CAP of KVM_CAP_VM_COPY_ENC_CONTEXT_FROM: makes this VM, which is no SEV guest and has no vCPUs, a mirror of
+	 * `source`. −EINVAL, −EBUSY, −EBADF as in Linux. A mirror may only LAUNCH_UPDATE_VMSA, GUEST_STATUS, DBG_DECRYPT, DBG_ENCRYPT.
+	 */
+	copyEncContextFrom(source: Vm): number;
+	/**
+	 * KVM_ENABLE_CAP of KVM_CAP_VM_MOVE_ENC_CONTEXT_FROM: takes the encryption context over from `source`, on which every call is
+	 * −EIO from then on (`createVcpu` throws). −EINVAL, −EBUSY, −EINTR, −EBADF as in Linux.
+	 */
+	moveEncContextFrom(source: Vm): number;
+	/** What KVM keeps of the pages' status in the postings up to v10. */
+	readonly pageStatus: PageStatusIoctls;
 	/** KVM_X86_SET_MSR_FILTER. */
 	setMsrFilter(filter: MsrFilter): number;
-	/** KVM_SET_USER_MEMORY_REGION. Delete or move a slot only while no vCPU runs; flags may change at any time. */
+	/**
+	 * KVM_SET_USER_MEMORY_REGION. Also while vCPUs run: to delete, to move and to stop logging waits until those in the guest have come
+	 * to the end of their block. @throws KvmError `vcpu-stuck` if one does not
+	 */
 	setUserMemoryRegion(region: UserMemoryRegion): number;
-	/** KVM_GET_DIRTY_LOG: moves the bits of a slot to `bitmap` and clears them, also while vCPUs run. Bit i of word i>>5 is page i. */
+	/**
+	 * KVM_GET_DIRTY_LOG: copies the bits of a slot to `bitmap`, also while vCPUs run, and clears them unless protection is manual. Bit i
+	 * of word i>>5 is page i. −ENXIO with dirty rings, −EINVAL, −ENOENT, −EFAULT (too short).
+	 */
 	getDirtyLog(slot: number, bitmap: Uint32Array): number;
+	/** KVM_CLEAR_DIRTY_LOG: clears the bits that the caller has fetched. Read the pages after it. */
+	clearDirtyLog(request: ClearDirtyLogRequest): number;
+	/** KVM_RESET_DIRTY_RINGS: takes back what the VMM has marked in all rings. Returns how many entries, or −EINVAL without rings. */
+	resetDirtyRings(): number;
 	/** KVM_MEMORY_ENCRYPT_REG_REGION. */
 	memoryEncryptRegisterRegion(region: EncRegion): number;
 	/** KVM_MEMORY_ENCRYPT_UNREG_REGION. */
 	memoryEncryptUnregisterRegion(region: EncRegion): number;
 	/** KVM_MEMORY_ENCRYPT_OP. */
 	readonly sev: SevIoctls;
+	/**
+	 * KVM_CREATE_IRQCHIP: local APICs in the kernel, so that vCPUs start each other by INIT and SIPI. −EEXIST: it is there.
+	 * −EINVAL: there are vCPUs. vCPUs but number 0 are created uninitialized from then on.
+	 */
+	createIrqchip(): number;
 	/** KVM_CREATE_VCPU with KVM_SET_CPUID2. @throws KvmError `vcpu-index` unless it is free and below 32 */
 	createVcpu(index: number, cpuid: readonly CpuidEntry[]): Vcpu;
 	/**
+	 * The same under the lowest free index. `cpuid` by default: what `Kvm.cpuid()` gives for a guest with or without SEV, as
+	 * this VM is one now. @throws KvmError `vcpu-index` if there are 32
+	 */
+	addVcpu(o?: { readonly cpuid?: readonly CpuidEntry[] }): Vcpu;
+	/**
 	 * Closes the VM: kicks its vCPUs, whose threads must not call KVM_RUN again; its guest in the firmware is gone, its ASID,
-	 * slots and pins are free. Later ioctls are −EBADF or −ENOTTY. A second call does nothing.
+	 * slots and pins are free, all of that once the last of its mirrors is closed too. Later ioctls are −EBADF or −ENOTTY.
+	 * A second call does nothing.
 	 */
 	destroy(): void;
 }
@@ -47,13 +87,22 @@ export function contextOf(vm: Vm): VmContext {
 	return context;
 }
 
-export function createVm(host: VmHost, supported: boolean): Vm {
+export function createVm(host: VmHost, supported: boolean, type: VmType): Vm {
 	const { kernel, driver, memory } = host;
 	const { machine } = driver;
 	const { cbitPosition } = machine.cpuid;
 	const handle = createVmHandle({ kernel, cbitPosition, ramBytes: machine.dram.length, silicon: machine.silicon });
 	const { words } = vmWords(handle);
-	const memslots = createMemslots(handle, memory);
+	const rings = () => [...vcpus.values()].flatMap(({ vcpu }) => vcpu.share().dirtyRing ?? []);
+	const slots = createMemslots(handle, memory, { rings });
+	const memslots: Memslots = {
+		...slots,
+		set: (region) => {
+			const ret = slots.set(region);
+			if (ret === 0) pageStatus.onRegion(region);
+			return ret;
+		},
+	};
 	const context = createSevContext(kernel, driver, memory);
 	const regions = createEncRegions(context);
 	const vcpus = new Map<number, VcpuContext>();
@@ -61,7 +110,7 @@ export function createVm(host: VmHost, supported: boolean): Vm {
 	const vm: VmContext = {
 		host,
 		kernel,
-		type: 0,
+		type,
 		handle,
 		words,
 		memslots,
@@ -70,40 +119,63 @@ export function createVm(host: VmHost, supported: boolean): Vm {
 		isSupported: () => supported && !destroyed,
 		hasIrqchip: false,
 	};
+	const isSevType = type === VmType.SEV || type === VmType.SEV_ES;
+	Atomics.store(words, VmWord.sevNeedInit, isSevType ? 1 : 0);
 	const sev = createSevIoctls(vm);
+	const pageStatus = createPageStatusIoctls(vm);
+	context.free = () => {
+		destroyContext(vm);
+		freeSaveAreas(vm);
+		memslots.clear();
+	};
+	/** kvm_vm_ioctl's first test: nothing but −EIO from a VM whose context went to another one. */
+	const alive =
+		<A extends readonly unknown[]>(call: (...args: A) => number) =>
+		(...args: A): number =>
+			context.dead ? -Errno.EIO : call(...args);
 
 	const ioctls: Vm = {
-		enableCap: (cap, args) => enableCap(words, kernel.abi, cap, args),
-		checkExtension: (cap) => checkExtension(kernel.abi, cap),
-		setMsrFilter: (filter) => setMsrFilter(words, filter),
-		setUserMemoryRegion: (region) => (destroyed ? -Errno.EBADF : memslots.set(region)),
-		getDirtyLog: memslots.getDirtyLog,
-		memoryEncryptRegisterRegion: regions.register,
-		memoryEncryptUnregisterRegion: regions.unregister,
+		enableCap: alive((cap, args, flags) => enableCap(vm, cap, args, flags)),
+		checkExtension: alive((cap) => checkExtension(host, cap, vm)),
+		copyEncContextFrom: alive((source) => copyEncContextFrom(vm, contextOf(source))),
+		moveEncContextFrom: alive((source) => moveEncContextFrom(vm, contextOf(source))),
+		setMsrFilter: alive((filter) => setMsrFilter(words, filter)),
+		pageStatus,
+		setUserMemoryRegion: alive((region) => (destroyed ? -Errno.EBADF : memslots.set(region))),
+		getDirtyLog: alive(memslots.getDirtyLog),
+		clearDirtyLog: alive(memslots.clearDirtyLog),
+		resetDirtyRings: alive(memslots.resetDirtyRings),
+		createIrqchip: alive(() => {
+			if (destroyed) return -Errno.EBADF;
+			if (vm.hasIrqchip) return -Errno.EEXIST;
+			if (vcpus.size > 0) return -Errno.EINVAL;
+			vm.hasIrqchip = true;
+			Atomics.store(words, VmWord.hasIrqchip, 1);
+			return 0;
+		}),
+		memoryEncryptRegisterRegion: alive(regions.register),
+		memoryEncryptUnregisterRegion: alive(regions.unregister),
 		sev,
 		createVcpu: (index, cpuid) => {
 			if (destroyed) throw new KvmError('vm-gone', 'createVcpu', 'a live VM', 'a destroyed one');
+			if (context.dead) throw new KvmError('vm-gone', 'createVcpu', 'a live VM', 'one whose context was moved away');
 			if (!Number.isInteger(index) || index < 0 || index >= MAX_VCPUS || vcpus.has(index)) {
 				throw new KvmError('vcpu-index', 'createVcpu', `a free index below ${MAX_VCPUS}`, `${index}`);
 			}
-			const onSystemChange = () => void Atomics.add(words, VmWord.tlbGeneration, 1);
-			const vcpu = createVcpu({ vm: handle, index, cpuid, onSystemChange });
-			vcpus.set(index, { vcpu, saveArea: undefined, guestStateProtected: false });
+			const vcpu = createVcpu(vm, index, cpuid);
+			Atomics.or(words, VmWord.vcpuMask, 1 << index);
 			return vcpu;
+		},
+		addVcpu: ({ cpuid = guestCpuid(kernel.series, machine.cpuid, { sev: context.active }) } = {}) => {
+			let index = 0;
+			while (vcpus.has(index)) index++;
+			return ioctls.createVcpu(index, cpuid);
 		},
 		destroy: () => {
 			if (destroyed) return;
 			destroyed = true;
 			for (const { vcpu } of vcpus.values()) vcpu.kick();
-			// Before the pages go back: no cache line of the guest may be written back over their next owner.
-			if (context.active) machine.wbinvd();
-			unbindAsid(context);
-			regions.clear();
-			memslots.clear();
-			if (context.asid !== 0) host.asids.release(context.asid);
-			context.active = false;
-			Atomics.store(words, VmWord.sevActive, 0);
-			Atomics.store(words, VmWord.asid, 0);
+			closeContext(context);
 		},
 	};
 	contexts.set(ioctls, vm);

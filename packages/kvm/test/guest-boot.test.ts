@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { ExitReason } from '../src/abi/run-page.js';
-import { E820Type, EfiStatus, MemoryMap } from '../src/guest/index.js';
+import { E820Type, EfiStatus, KernelOffset, MemoryMap } from '../src/guest/index.js';
 import { VmWord } from '../src/vm-state.js';
 import { newLog, type Rig, runHost } from './guest-rig.js';
 import { createKernelRig, E820, type KernelRigOptions, RAM } from './kernel-rig.js';
@@ -137,6 +137,10 @@ describe('memory after boot', () => {
 		expect(rig.plain(MemoryMap.firmwareEnd, MemoryMap.bootParams - MemoryMap.firmwareEnd).every((b) => b === 0)).toBe(
 			true,
 		);
+		// The kernel's own page by page: nothing stands between its data and its tables.
+		const { bootParams, kernelPageTables } = MemoryMap;
+		const own = rig.plain(bootParams + KernelOffset.idtEnd, kernelPageTables - bootParams - KernelOffset.idtEnd);
+		expect(own.every((b) => b === 0)).toBe(true);
 		const tail = MemoryMap.bssDecryptedEnd;
 		expect(rig.plain(tail, RAM - tail).every((b) => b === 0)).toBe(true);
 	});

@@ -5,9 +5,10 @@ import { createSevMachine, Status } from '@cvm/sev-hw';
 import { COMMANDS } from '@cvm/sev-hw/abi';
 import { type MemoryController, openMemoryController } from '@cvm/sev-hw/silicon';
 import type { CpuidEntry } from '../src/abi/cpuid.js';
-import type { KvmAbi } from '../src/abi/generation.js';
+import type { KvmAbi, LinuxRelease, Series } from '../src/abi/generation.js';
 import { ExitReason, RunOffset } from '../src/abi/run-page.js';
 import { createKernel } from '../src/kernel.js';
+import { replaceSlot } from '../src/slot-table.js';
 import { type Block, type GuestProgram, link, openVcpu, type VcpuOptions, type VcpuThread } from '../src/vcpu/index.js';
 import {
 	createVcpuHandle,
@@ -17,7 +18,7 @@ import {
 	type VcpuHandle,
 	VcpuWord,
 } from '../src/vcpu-state.js';
-import { createVmHandle, SLOT_DOUBLES, VmWord, vmWords } from '../src/vm-state.js';
+import { createVmHandle, VmWord, vmWords } from '../src/vm-state.js';
 
 const MIB = 1 << 20;
 /** DRAM below is for command buffers. */
@@ -28,6 +29,8 @@ export interface RigOptions {
 	/** false: a VM without a key. */
 	readonly sev?: boolean;
 	readonly abi?: KvmAbi;
+	readonly series?: Series;
+	readonly release?: LinuxRelease;
 	readonly vcpus?: number;
 	readonly cpuid?: readonly CpuidEntry[];
 	readonly program: GuestProgram;
@@ -85,19 +88,16 @@ export function createRig(o: RigOptions): Rig {
 	if (isSev) launch(machine, asid);
 	const { cbitPosition } = machine.cpuid;
 	const vm = createVmHandle({
-		kernel: createKernel(o.abi ?? 'upstream'),
+		kernel: createKernel(o.abi ?? 'upstream', o.release, o.series),
 		cbitPosition,
 		ramBytes: machine.dram.length,
 		silicon: machine.silicon,
 	});
-	const { words, slots, dirty } = vmWords(vm);
+	const view = vmWords(vm);
+	const { words, slots, dirty } = view;
 	const addSlot = (gpa: number, bytes: number, at: number, flags = 0): void => {
 		const slot = words[VmWord.slotCount] ?? 0;
-		slots.set([gpa, bytes, at, -1], slot * SLOT_DOUBLES);
-		words[VmWord.slotFlags + slot] = flags;
-		words[VmWord.slotCount] = slot + 1;
-		Atomics.add(words, VmWord.slotGeneration, 2);
-		Atomics.add(words, VmWord.tlbGeneration, 1);
+		replaceSlot(view, undefined, { gpa, bytes, spa: at, bitmap: -1, flags, id: slot });
 	};
 	words[VmWord.asid] = asid;
 	words[VmWord.sevActive] = isSev ? 1 : 0;

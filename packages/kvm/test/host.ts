@@ -1,10 +1,18 @@
 import { seededRandom } from '@cvm/crypto';
 import { nodeProvider } from '@cvm/crypto/node';
 import { gpa } from '@cvm/layout';
-import { createSevMachine, type GenerationName, type SevMachine } from '@cvm/sev-hw';
+import { createSevMachine, type GenerationName, type SevGeneration, type SevMachine } from '@cvm/sev-hw';
 import { COMMANDS } from '@cvm/sev-hw/abi';
 import { createKeyServer } from '@cvm/sev-hw/fake-amd';
-import { createKvm, type HostMapping, type Kvm, type KvmAbi, type LinuxRelease, type Vm } from '../src/index.js';
+import {
+	createKvm,
+	type HostMapping,
+	type Kvm,
+	type KvmAbi,
+	type LinuxRelease,
+	type Series,
+	type Vm,
+} from '../src/index.js';
 
 export const MIB = 1024 * 1024;
 export const PAGE = 4096;
@@ -20,9 +28,18 @@ export interface Host {
 
 /** A host whose mailbox is watched. */
 export function bootHost(
-	o: { seed?: string; abi?: KvmAbi; release?: LinuxRelease; generation?: GenerationName } = {},
+	o: {
+		seed?: string;
+		abi?: KvmAbi;
+		release?: LinuxRelease;
+		series?: Series;
+		generation?: GenerationName | SevGeneration;
+		sevEs?: boolean;
+		vmsaTransport?: 'einval' | 'model';
+	} = {},
 ): Host {
-	const { seed = 'host', abi = 'upstream', generation = 'milan', release } = o;
+	const { seed = 'host', generation = 'milan', release, series, sevEs, vmsaTransport } = o;
+	const abi = o.abi ?? (series === undefined ? 'upstream' : undefined);
 	const real = createSevMachine({
 		dramBytes: 8 * MIB,
 		provider,
@@ -48,7 +65,19 @@ export function bootHost(
 			real.wbinvd();
 		},
 	};
-	const host: Host = { kvm: createKvm({ machine, abi, ...(release && { release }) }), machine, commands, wbinvds: 0 };
+	const modules = { ...(sevEs !== undefined && { sevEs }), ...(vmsaTransport && { vmsaTransport }) };
+	const host: Host = {
+		kvm: createKvm({
+			machine,
+			...modules,
+			...(abi && { abi }),
+			...(release && { release }),
+			...(series && { series }),
+		}),
+		machine,
+		commands,
+		wbinvds: 0,
+	};
 	return host;
 }
 

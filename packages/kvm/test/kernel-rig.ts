@@ -6,12 +6,22 @@ import {
 	EfiStatus,
 	encodeBootParams,
 	GET_VARIABLE_DATA_OFFSET,
+	type LinuxKernelOptions,
 	linuxKernel,
 	MemoryMap,
 	type Workload,
 } from '../src/guest/index.js';
 import { type Block, type CodeFragment, type GuestProgram, link } from '../src/vcpu/index.js';
-import { createRig, filterMigrationMsr, guestCpuid, type Rig, type RigOptions } from './guest-rig.js';
+import {
+	createRig,
+	filterMigrationMsr,
+	guestCpuid,
+	type HostLog,
+	newLog,
+	type Rig,
+	type RigOptions,
+	runHost,
+} from './guest-rig.js';
 
 /** Bytes of the guest's RAM: the workload gets the last 8 MiB. */
 export const RAM = 40 << 20;
@@ -24,6 +34,12 @@ export interface KernelRigOptions extends Omit<RigOptions, 'program'> {
 	/** Base of KVM's CPUID leaves. */
 	readonly base?: number;
 	readonly workload?: Readonly<Record<string, Block>>;
+	/** How the kernel was built. */
+	readonly kernel?: Partial<
+		Pick<LinuxKernelOptions, 'release' | 'series' | 'printk' | 'gbPages' | 'othersDuringReset'>
+	>;
+	/** The firmware takes vCPUs back. */
+	readonly apReset?: boolean;
 }
 
 export const E820 = [
@@ -34,7 +50,11 @@ export const E820 = [
 ] as const;
 
 /** Firmware as small as it can be: boot parameters, GetVariable, the mailbox loop. */
-function firmware(params: BootParams, variable: { status: bigint; value: number }): CodeFragment {
+export function firmware(
+	params: Omit<BootParams, 'getVariable'>,
+	variable: { status: bigint; value: number },
+	takesBack: boolean,
+): CodeFragment {
 	return {
 		name: 'firmware',
 		base: MemoryMap.firmwareText,
@@ -48,8 +68,11 @@ function firmware(params: BootParams, variable: { status: bigint; value: number 
 			fw_identified: (cpu) => {
 				if (cpu.num('rbx') >>> 24 !== 0) return cpu.jump('fw_mailbox');
 				const getVariable = params.efi ? cpu.address('fw_get_variable') : 0;
-				cpu.store(MemoryMap.bootParams, encodeBootParams({ ...params, getVariable }));
+				cpu.fill(MemoryMap.bootParams, 0x1000, 0);
+				const apReset = takesBack ? cpu.address('fw_ap_reset') : 0;
+				cpu.store(MemoryMap.bootParams, encodeBootParams({ getVariable, apReset, ...params }));
 				cpu.storeU64(MemoryMap.apMailbox, 0n);
+				cpu.setNum('rsi', MemoryMap.bootParams);
 				return cpu.jump('kernel_entry');
 			},
 			fw_mailbox: (cpu) => {
@@ -61,6 +84,11 @@ function firmware(params: BootParams, variable: { status: bigint; value: number 
 				cpu.setReg('rax', variable.status);
 				return cpu.ret();
 			},
+			// First of all away from the kernel's page tables, which are another kernel's memory from now on.
+			fw_ap_reset: (cpu) => {
+				cpu.cr0 &= ~(1n << 31n);
+				return cpu.jump('fw_mailbox');
+			},
 		},
 	};
 }
@@ -68,14 +96,13 @@ function firmware(params: BootParams, variable: { status: bigint; value: number 
 export const stop: Block = (cpu) => cpu.out(0xf4, 1, 'test_end');
 
 function kernelProgram(abi: KvmAbi, o: KernelRigOptions): GuestProgram {
-	const params: BootParams = {
+	const params: Omit<BootParams, 'getVariable'> = {
 		ramBytes: RAM,
 		seed: 1n,
 		stepLimit: 0n,
 		cpus: o.vcpus ?? 1,
 		efi: false,
 		workload: 'test',
-		getVariable: 0,
 		e820: E820,
 		...o.params,
 	};
@@ -86,7 +113,7 @@ function kernelProgram(abi: KvmAbi, o: KernelRigOptions): GuestProgram {
 	const fragment: CodeFragment = { name: 'test', base: MemoryMap.workloadText, blocks };
 	const workloads: Record<string, Workload> = { test: { fragment, start: 'test_start' } };
 	const variable = o.variable ?? { status: EfiStatus.notFound, value: 0 };
-	return link(firmware(params, variable), ...linuxKernel({ abi, workloads }));
+	return link(firmware(params, variable, o.apReset !== false), ...linuxKernel({ abi, workloads, ...o.kernel }));
 }
 
 /** A rig whose guest boots the kernel, behind a host that offers live migration. */
@@ -96,4 +123,49 @@ export function createKernelRig(abi: KvmAbi, o: KernelRigOptions = {}): Rig {
 	const rig = createRig({ ramBytes: RAM, cpuid, ...o, abi, program: kernelProgram(abi, o) });
 	filterMigrationMsr(rig);
 	return rig;
+}
+
+/** Several vCPUs on one thread: each runs some blocks in its turn. */
+export interface SmpRig {
+	readonly rig: Rig;
+	/** One for all vCPUs: `events` are in the order in which the host saw them. */
+	readonly log: HostLog;
+	/** Runs `blocks` blocks of a vCPU, or up to where it ended: whether it has. */
+	turn(vcpu: number, blocks: number): boolean;
+	/** Lets all run until each has ended. @throws Error if they do not */
+	finish(): void;
+}
+
+export function createSmpRig(abi: KvmAbi, o: KernelRigOptions & { readonly vcpus: number }): SmpRig {
+	let left = 0;
+	let current = 0;
+	const rig: Rig = createKernelRig(abi, {
+		...o,
+		afterBlock: (rip) => {
+			o.afterBlock?.(rip);
+			if (--left === 0) rig.kick(current);
+		},
+	});
+	const log = newLog();
+	const ended = new Set<number>();
+	const turn = (vcpu: number, blocks: number): boolean => {
+		if (ended.has(vcpu)) return true;
+		left = blocks;
+		current = vcpu;
+		if (runHost(rig, log, vcpu).end >= 0) ended.add(vcpu);
+		rig.unkick(vcpu);
+		return ended.has(vcpu);
+	};
+	return {
+		rig,
+		log,
+		turn,
+		finish: () => {
+			for (let i = 0; i < 200000; i++) {
+				for (let vcpu = 0; vcpu < o.vcpus; vcpu++) turn(vcpu, 1 + ((i + vcpu) % 3));
+				if (ended.size === o.vcpus) return;
+			}
+			throw new Error(`vCPUs: expected all to end, got ${[...ended]}`);
+		},
+	};
 }

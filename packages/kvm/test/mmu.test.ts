@@ -105,6 +105,13 @@ describe('page tables', () => {
 		expect(run(rig)).toBe(9);
 	});
 
+	it('have 1 GiB leaves', () => {
+		const rig = mapped({ block: read(2 ** 30 + 0x401234) });
+		rig.poke(0x11000 + 8, le64(P | W | LARGE | C));
+		rig.poke(0x401234, Uint8Array.of(9));
+		expect(run(rig)).toBe(9);
+	});
+
 	it('use all four levels', () => {
 		const va = 2 ** 39 * 3 + 2 ** 30 * 5 + 2 ** 21 * 7 + 4096 * 11 + 13;
 		const rig = mapped({ block: read(va) });
@@ -132,10 +139,10 @@ describe('page tables', () => {
 		],
 		['a missing table', () => {}, read(2 ** 40), 'translation: VA 0x10000000000: expected a present mapping, got none'],
 		[
-			'a 1 GiB leaf',
-			(r) => r.poke(0x11000 + 8, le64(P | W | LARGE | C)),
-			read(2 ** 30),
-			'translation: VA 0x40000000: expected leaves of 4 KiB or 2 MiB, got a larger one',
+			'a leaf of 512 GiB, which no processor has',
+			(r) => r.poke(TABLES + 8, le64(P | W | LARGE | C)),
+			read(2 ** 39),
+			'translation: VA 0x8000000000: expected leaves of at most 1 GiB, got a larger one',
 		],
 		[
 			'an address without a memslot, which KVM would make MMIO',

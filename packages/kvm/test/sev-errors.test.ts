@@ -50,8 +50,8 @@ describe('a VM without KVM_SEV_INIT', () => {
 		expect(vm.sev.receiveUpdateDataBatch([ram.hva], 1, ram.bytes, GEOMETRY).ret).toBe(-22);
 	});
 
-	it('cannot be initialised on a host without SEV, nor ever with SEV-ES', () => {
-		const host = bootHost();
+	it('cannot be initialised on a host without SEV, nor with SEV-ES where that is off', () => {
+		const host = bootHost({ sevEs: false });
 		expect(host.kvm.createVm({ sev: false }).sev.init()).toEqual({ ret: -25, error: 0 });
 		expect(host.kvm.createVm().sev.esInit()).toEqual({ ret: -25, error: 0 });
 		expect(host.commands).toEqual([]);
@@ -104,7 +104,7 @@ describe('KVM_SEV_INIT', () => {
 });
 
 describe('KVM_SEV_SEND_START', () => {
-	it('answers a length query with EIO, INVALID_LENGTH, the length, and the policy as it was (P-5)', () => {
+	it('P-5: answers a length query with EIO, INVALID_LENGTH, the length, and the policy as it was', () => {
 		const { vm } = runningVm(bootHost(), Policy.NOKS);
 		expect(vm.sev.sendStart({ sessionLen: 0, policy: 0x77 })).toEqual({
 			ret: -5,
@@ -321,7 +321,7 @@ describe('KVM_SEV_DBG_DECRYPT and KVM_SEV_DBG_ENCRYPT', () => {
 });
 
 describe('encrypted regions', () => {
-	it('are checked, and taken out only by exactly their address and size (P-11)', () => {
+	it('P-11: are checked, and taken out only by exactly their address and size', () => {
 		const host = bootHost();
 		const { vm } = vmWithRam(host);
 		const ram = host.kvm.memory.mmap(2 * PAGE);

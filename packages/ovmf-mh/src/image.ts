@@ -12,7 +12,7 @@ export const SECRET_AREA = { base: 0x80c000, size: 0xc00 } as const;
 /** Where the hashes of a directly booted kernel go in our image. */
 export const HASH_AREA = { base: 0x80cc00, size: 0x400 } as const;
 /** Where our image says that SEV-ES application processors start. */
-const RESET_ADDRESS = 0x80b004;
+export const RESET_ADDRESS = 0x80b004;
 
 const TEXT = [
 	'MODEL FIRMWARE, NOT EXECUTABLE.',

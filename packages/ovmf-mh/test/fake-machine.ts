@@ -131,6 +131,21 @@ export function createFakeMachine(host: FakeHost, ...fragments: readonly CodeFra
 		set efer(value) {
 			control.efer = value;
 		},
+		cr2: 0,
+		cpl: 0,
+		gsBase: 0,
+		nrip: 0,
+		exitInfo1: 0n,
+		exitInfo2: 0n,
+		lidt: () => {
+			throw new Error('the firmware loads an IDT for SEV-ES alone');
+		},
+		ltr: () => {
+			throw new Error('not used by firmware');
+		},
+		xsave: () => {
+			throw new Error('not used by firmware');
+		},
 		load,
 		store,
 		loadU8: (va) => Number(integer(va, 1)),
@@ -206,8 +221,17 @@ export function createFakeMachine(host: FakeHost, ...fragments: readonly CodeFra
 			setReg('rax', (reg('rax') & ~width) | value);
 			return go(next);
 		},
+		hypercallAt: () => {
+			throw new Error('not used by firmware');
+		},
 		ud2: () => {
 			throw new Error('#UD');
+		},
+		iret: () => {
+			throw new Error('there are no exceptions');
+		},
+		vmgexit: () => {
+			throw new Error('not a SEV-ES guest');
 		},
 	};
 

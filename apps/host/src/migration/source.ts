@@ -40,7 +40,7 @@ export class MigrationSource {
 	/** Reasons for which the guest can not move now, as `blocked-reasons`. */
 	get blockers(): string[] {
 		const { machine, migrationMsr } = this.#host;
-		if (!machine.sev || machine.vcpus.length === 0 || migrationMsr === 1) return [];
+		if (!machine.sev || machine.vcpus.length === 0 || !migrationMsr.blocker) return [];
 		return ['SEV: the guest has not enabled migration (KVM_MIGRATION_READY is not set in MSR_KVM_MIGRATION_CONTROL)'];
 	}
 

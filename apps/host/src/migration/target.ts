@@ -51,7 +51,9 @@ export class MigrationTarget {
 		const address = parseUri(uri);
 		if (!address) throw generic(`unknown migration protocol: ${uri}`);
 		const arrived = new ArrivedSections();
-		const opener = machine.sev?.opener(machine, (list) => machine.shared.replace(list));
+		const opener = machine.sev?.opener(machine, (list) => {
+			if (!machine.shared.replace(list)) throw new Error(`${list.length} ranges of shared pages are more than fit`);
+		});
 		this.#host.emit('MIGRATION', { status: 'setup' });
 		this.#incoming = await IncomingMigration.listen(address, {
 			sink: pageSink(machine, opener),

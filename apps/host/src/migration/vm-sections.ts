@@ -16,7 +16,7 @@ export function saveSections(host: HostContext, runState: RunState, model: boole
 	const global = { idstr: SECTION.globalstate, instanceId: 0, version: 1, body: encodeGlobalState(runState) };
 	if (!model) return [global];
 	const vm = vmSection.encode({
-		migrationMsr: BigInt(host.migrationMsr),
+		migrationMsr: BigInt(host.migrationMsr.value),
 		program: PROGRAM_VERSION,
 		vcpus: machine.vcpus.length,
 	});
@@ -66,8 +66,8 @@ export class ArrivedSections {
 		if (vm.vcpus !== vcpus.length) throw new Error(`vCPUs received are ${vm.vcpus} and local are ${vcpus.length}`);
 		const missing = vcpus.findIndex((_, index) => !this.#vcpus.has(index));
 		if (missing >= 0) throw new Error(`the state of vCPU ${missing} did not arrive`);
+		host.migrationMsr.load(vm.migrationMsr);
 		for (const [index, vcpu] of vcpus.entries())
 			loadVcpuState(vcpu.share(), this.#vcpus.get(index) ?? new Uint8Array());
-		host.migrationMsr = Number(vm.migrationMsr);
 	}
 }

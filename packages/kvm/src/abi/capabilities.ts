@@ -1,10 +1,29 @@
 /** KVM_CAP_*: Linux UAPI 6.1 linux/kvm.h. */
 export const Cap = {
+	IRQCHIP: 0,
+	USER_MEMORY: 3,
 	NR_MEMSLOTS: 10,
+	MAX_VCPUS: 66,
+	ENABLE_CAP_VM: 98,
+	CHECK_EXTENSION_VM: 105,
+	DISABLE_QUIRKS: 116,
+	X86_SMM: 117,
+	X86_DISABLE_EXITS: 143,
+	MANUAL_DIRTY_LOG_PROTECT2: 168,
 	X86_USER_SPACE_MSR: 188,
 	X86_MSR_FILTER: 189,
+	/** On a vCPU. */
+	ENFORCE_PV_FEATURE_CPUID: 190,
+	DIRTY_LOG_RING: 192,
+	VM_COPY_ENC_CONTEXT_FROM: 197,
 	/** upstream only. */
 	EXIT_HYPERCALL: 201,
+	VM_MOVE_ENC_CONTEXT_FROM: 206,
+	SYS_ATTRIBUTES: 209,
+	DISABLE_QUIRKS2: 213,
+	DIRTY_LOG_RING_ACQ_REL: 223,
+	/** Linux 6.8 on. */
+	VM_TYPES: 235,
 } as const;
 /** One of the capabilities that this model knows. */
 export type Cap = (typeof Cap)[keyof typeof Cap];
@@ -17,6 +36,16 @@ export const EXIT_HYPERCALL_VALID_MASK = 1 << 12;
 
 /** KVM_MSR_EXIT_REASON_*: which MSR accesses exit to userspace. */
 export const MsrExitReason = { INVAL: 1, UNKNOWN: 2, FILTER: 4 } as const;
+
+/** KVM_X86_QUIRK_*: bits of KVM_CAP_DISABLE_QUIRKS2. */
+export const Quirk = { FIX_HYPERCALL_INSN: 1 << 5 } as const;
+/** One of the quirks that are modelled. */
+export type Quirk = (typeof Quirk)[keyof typeof Quirk];
+
+/** KVM_X86_DISABLE_EXITS_*: bits of KVM_CAP_X86_DISABLE_EXITS. */
+export const DisableExits = { MWAIT: 1, HLT: 2, PAUSE: 4, CSTATE: 8 } as const;
+/** All of them. */
+export const KVM_X86_DISABLE_VALID_EXITS = 15;
 
 /** KVM_MSR_FILTER_DEFAULT_*. */
 export const MsrFilterDefault = { ALLOW: 0, DENY: 1 } as const;

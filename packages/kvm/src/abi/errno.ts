@@ -4,15 +4,21 @@
  */
 export const Errno = {
 	EPERM: 1,
+	ENOENT: 2,
+	EINTR: 4,
 	EIO: 5,
-	ENOMEM: 12,
+	ENXIO: 6,
+	E2BIG: 7,
 	EBADF: 9,
+	ENOMEM: 12,
 	EFAULT: 14,
 	EBUSY: 16,
 	EEXIST: 17,
+	ENODEV: 19,
 	EINVAL: 22,
+	EMFILE: 24,
 	ENOTTY: 25,
-	ENOENT: 2,
+	ENOSYS: 38,
 	ENOTSUPP: 524,
 } as const;
 /** One of the error numbers. */

@@ -11,3 +11,11 @@ export type KvmAbi = 'v12' | 'upstream';
 export const LINUX_RELEASES = ['5.12', '5.13', '5.15', '5.16', '5.18', '6.1', '6.10'] as const;
 /** One of {@link LINUX_RELEASES}: it stands for all up to the next one. */
 export type LinuxRelease = (typeof LINUX_RELEASES)[number];
+
+/**
+ * The postings of "Add AMD SEV guest live migration support" (kvm list, 2019 to 2021) and what was merged instead. Up to
+ * v10 KVM itself keeps the status of the pages, in v11 and later its VMM does. All but `upstream` have the ABI `v12`.
+ */
+export const SERIES = ['v1', 'v2', 'v3', 'v4', 'v5', 'v6', 'v7', 'v8', 'v9', 'v10', 'v11', 'v12', 'upstream'] as const;
+/** One of {@link SERIES}. */
+export type Series = (typeof SERIES)[number];

@@ -31,6 +31,10 @@ export const RunOffset = {
 	failEntryCpu: 40, // u32
 	internalSuberror: 32, // u32
 	internalNdata: 36, // u32
+	/** v11 only: a guest frame number. */
+	dmaAddr: 32, // u64
+	dmaLen: 40, // u64
+	dmaRet: 48, // u64
 	msrError: 32, // u8
 	msrReason: 40, // u32
 	msrIndex: 44, // u32

@@ -1,4 +1,4 @@
-import { bytes, ignored, layout, u32, u64 } from '@cvm/layout';
+import { bytes, ignored, layout, u16, u32, u64 } from '@cvm/layout';
 
 /*
  * Linux include/uapi/linux/kvm.h (6.1): what a VMM gives to KVM_MEMORY_ENCRYPT_OP on a VM's descriptor. Little-endian;
@@ -36,6 +36,8 @@ export const SevCommand = {
 	CERT_EXPORT: 19,
 	GET_ATTESTATION_REPORT: 20,
 	SEND_CANCEL: 21,
+	/** Linux 6.10 on. */
+	INIT2: 22,
 } as const;
 
 /** KVM_MEMORY_ENCRYPT_OP: `data` points to the command's structure, `error` is the firmware's status. */
@@ -45,6 +47,15 @@ export const kvmSevCmd = layout('kvm_sev_cmd', 24, {
 	data: u64(8),
 	error: u32(16),
 	sevFd: u32(20),
+});
+
+/** KVM_SEV_INIT2: Linux 6.10 arch/x86/include/uapi/asm/kvm.h. `flags` must be 0; `ghcbVersion` 0: the highest. */
+export const kvmSevInit = layout('kvm_sev_init', 48, {
+	vmsaFeatures: u64(0),
+	flags: u32(8),
+	ghcbVersion: u16(12),
+	pad1: ignored(14, 2),
+	pad2: ignored(16, 32),
 });
 
 /** KVM_SEV_LAUNCH_START. `dhUaddr` 0: no guest owner. */

@@ -1,13 +1,10 @@
 import type { SevMachine } from '@cvm/sev-hw';
 import { Errno } from '../abi/errno.js';
 import { createHostMemory } from '../host-memory.js';
-import { HANDLERS } from './platform-commands.js';
+import { issueCommand } from './issue-command.js';
 import { createSevDriver, reserveTmr } from './sev-device.js';
 import { SEV_ISSUE_CMD, sevIssueCmd } from './user-abi.js';
-import { Refusal, type UserMemory } from './user-memory.js';
-
-/** Bit of a file's mode that `open` flags give it: OPEN_FMODE of Linux include/linux/fs.h, FMODE_WRITE. */
-const isWritable = (flags: number): boolean => ((flags + 1) & 2) !== 0;
+import { runLater, type UserMemory } from './user-memory.js';
 
 /** What {@link createSevMiscDevice} wants. */
 export interface SevMiscDeviceOptions {
@@ -53,26 +50,6 @@ export function createSevMiscDevice({ machine, initOnProbe = true }: SevMiscDevi
 	const driver = createSevDriver(machine, memory, tmr);
 	if (initOnProbe) driver.platformInit();
 
-	const dispatch = async (
-		command: { cmd: number; data: bigint; error: number },
-		arg: bigint,
-		writable: boolean,
-		memory: UserMemory,
-	): Promise<number> => {
-		const handle = HANDLERS[command.cmd];
-		if (handle === undefined) return -Errno.EINVAL;
-		const call = { driver, data: command.data, error: command.error, writable, memory };
-		let ret: number;
-		try {
-			ret = await handle(call);
-		} catch (error) {
-			if (!(error instanceof Refusal)) throw error;
-			ret = error.ret;
-		}
-		const copied = await memory.write(arg, sevIssueCmd.encode({ ...command, error: call.error }));
-		return copied ? ret : -Errno.EFAULT;
-	};
-
 	/** The driver's mutex: when the last call that was let in is done. */
 	let last: Promise<unknown> = Promise.resolve();
 	const exclusively = <T>(work: () => Promise<T>): Promise<T> => {
@@ -87,7 +64,8 @@ export function createSevMiscDevice({ machine, initOnProbe = true }: SevMiscDevi
 				if (request >>> 0 !== SEV_ISSUE_CMD) return -Errno.EINVAL;
 				const input = await memory.read(arg, sevIssueCmd.size);
 				if (input?.length !== sevIssueCmd.size) return -Errno.EFAULT;
-				return exclusively(() => dispatch(sevIssueCmd.decode(input), arg, isWritable(flags), memory));
+				const command = sevIssueCmd.decode(input);
+				return exclusively(() => runLater(issueCommand(driver, command, { arg, flags }), memory));
 			},
 		}),
 	};

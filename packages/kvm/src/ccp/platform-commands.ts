@@ -9,7 +9,7 @@ import {
 	sevUserDataPekCertImport,
 	sevUserDataPekCsr,
 } from './user-abi.js';
-import { copyIn, copyOut, Refusal, structIn, type UserMemory } from './user-memory.js';
+import { copyIn, copyOut, Refusal, type Steps, structIn } from './user-memory.js';
 
 /** One SEV_ISSUE_CMD on its way through the driver. */
 interface SevCall {
@@ -19,10 +19,10 @@ interface SevCall {
 	/** `sev_issue_cmd.error`: the caller's until the firmware was reached, then its last status. */
 	error: number;
 	readonly writable: boolean;
-	readonly memory: UserMemory;
 }
 
-type Handler = (call: SevCall) => Promise<number>;
+/** Stops wherever it wants something of the program's memory; see {@link Steps}. */
+type Handler = (call: SevCall) => Steps<number> | number;
 
 /** Most that the page allocator of x86-64 gives in one piece: KMALLOC_MAX_SIZE of Linux include/linux/slab.h. */
 const KMALLOC_MAX_SIZE = 4 << 20;
@@ -56,9 +56,9 @@ function blank(call: SevCall, index: 0 | 1): KernelBuffer {
 }
 
 /** psp_copy_user_blob. */
-async function blobIn(call: SevCall, index: 0 | 1, address: bigint, length: number): Promise<bigint> {
+function* blobIn(call: SevCall, index: 0 | 1, address: bigint, length: number): Steps<bigint> {
 	if (address === 0n || length === 0 || length > BLOB_LIMIT) throw new Refusal(Errno.EINVAL);
-	const data = await copyIn(call.memory, address, length);
+	const data = yield* copyIn(address, length);
 	const { spa, bytes } = call.driver.scratch(index);
 	bytes.set(data);
 	return BigInt(spa);
@@ -69,13 +69,13 @@ async function blobIn(call: SevCall, index: 0 | 1, address: bigint, length: numb
  * for want of room, as many bytes as the firmware wanted, past the end of its own buffer. A later fix to
  * sev_ioctl_do_pek_csr, _get_id2 and _pdh_export returns before that, and so does this.
  */
-async function blobOut(call: SevCall, ret: number, address: bigint, { bytes }: KernelBuffer, length: number) {
-	if (ret === 0) await copyOut(call.memory, address, bytes.slice(0, length));
+function* blobOut(ret: number, address: bigint, { bytes }: KernelBuffer, length: number): Steps<number> {
+	if (ret === 0) yield* copyOut(address, bytes.slice(0, length));
 	return ret;
 }
 
 /** sev_ioctl_do_reset. */
-const factoryReset: Handler = async (call) => {
+const factoryReset: Handler = (call) => {
 	requireWritable(call);
 	const status = call.driver.platformStatus();
 	const ret = note(call, status);
@@ -89,26 +89,26 @@ const factoryReset: Handler = async (call) => {
 };
 
 /** sev_ioctl_do_platform_status. The firmware's structure is the program's, with bytes 3 to 6 taken for one word. */
-const platformStatus: Handler = async (call) => {
+const platformStatus: Handler = function* (call) {
 	const result = call.driver.issue(COMMANDS.PLATFORM_STATUS, {});
 	const ret = note(call, result);
-	if (ret === 0) await copyOut(call.memory, call.data, platformStatusBuffer.encode(result.out));
+	if (ret === 0) yield* copyOut(call.data, platformStatusBuffer.encode(result.out));
 	return ret;
 };
 
 /** sev_ioctl_do_pek_pdh_gen. */
 const generate =
 	(command: { readonly id: number }): Handler =>
-	async (call) => {
+	(call) => {
 		requireWritable(call);
 		bringUp(call);
 		return note(call, call.driver.issueBare(command));
 	};
 
 /** sev_ioctl_do_pek_csr. */
-const pekCsr: Handler = async (call) => {
+const pekCsr: Handler = function* (call) {
 	requireWritable(call);
-	const { address, length } = await structIn(call.memory, call.data, sevUserDataPekCsr);
+	const { address, length } = yield* structIn(call.data, sevUserDataPekCsr);
 	const query = address === 0n || length === 0;
 	if (!query && length > BLOB_LIMIT) return -Errno.EFAULT;
 	const blob = blank(call, 0);
@@ -116,17 +116,17 @@ const pekCsr: Handler = async (call) => {
 	const result = call.driver.issue(COMMANDS.PEK_CSR, query ? {} : { csrPaddr: BigInt(blob.spa), csrLen: length });
 	const ret = note(call, result);
 	const { csrLen } = result.out;
-	await copyOut(call.memory, call.data, sevUserDataPekCsr.encode({ address, length: csrLen }));
-	return query ? ret : blobOut(call, ret, address, blob, csrLen);
+	yield* copyOut(call.data, sevUserDataPekCsr.encode({ address, length: csrLen }));
+	return query ? ret : yield* blobOut(ret, address, blob, csrLen);
 };
 
 /** sev_ioctl_do_pdh_export. The only command for which write access matters just while the platform is down. */
-const pdhCertExport: Handler = async (call) => {
+const pdhCertExport: Handler = function* (call) {
 	if (isDown(call)) {
 		requireWritable(call);
 		bringUp(call);
 	}
-	const input = await structIn(call.memory, call.data, sevUserDataPdhCertExport);
+	const input = yield* structIn(call.data, sevUserDataPdhCertExport);
 	const { pdhCertAddress, pdhCertLen, certChainAddress, certChainLen } = input;
 	const query = pdhCertAddress === 0n || pdhCertLen === 0 || certChainAddress === 0n;
 	if (!query && (pdhCertLen > BLOB_LIMIT || certChainLen > BLOB_LIMIT)) return -Errno.EFAULT;
@@ -142,18 +142,18 @@ const pdhCertExport: Handler = async (call) => {
 	const ret = note(call, result);
 	const { pdhLen, certsLen } = result.out;
 	const answer = { ...input, pdhCertLen: pdhLen, certChainLen: certsLen };
-	await copyOut(call.memory, call.data, sevUserDataPdhCertExport.encode(answer));
+	yield* copyOut(call.data, sevUserDataPdhCertExport.encode(answer));
 	if (query) return ret;
-	await blobOut(call, ret, pdhCertAddress, pdh, pdhLen);
-	return blobOut(call, ret, certChainAddress, chain, certsLen);
+	yield* blobOut(ret, pdhCertAddress, pdh, pdhLen);
+	return yield* blobOut(ret, certChainAddress, chain, certsLen);
 };
 
 /** sev_ioctl_do_pek_import. */
-const pekCertImport: Handler = async (call) => {
+const pekCertImport: Handler = function* (call) {
 	requireWritable(call);
-	const input = await structIn(call.memory, call.data, sevUserDataPekCertImport);
-	const pekPaddr = await blobIn(call, 0, input.pekCertAddress, input.pekCertLen);
-	const ocaPaddr = await blobIn(call, 1, input.ocaCertAddress, input.ocaCertLen);
+	const input = yield* structIn(call.data, sevUserDataPekCertImport);
+	const pekPaddr = yield* blobIn(call, 0, input.pekCertAddress, input.pekCertLen);
+	const ocaPaddr = yield* blobIn(call, 1, input.ocaCertAddress, input.ocaCertLen);
 	bringUp(call);
 	const fields = { pekPaddr, pekLen: input.pekCertLen, ocaPaddr, ocaLen: input.ocaCertLen };
 	return note(call, call.driver.issue(COMMANDS.PEK_CERT_IMPORT, fields));
@@ -167,18 +167,18 @@ function requireGetId({ driver }: SevCall): void {
 }
 
 /** sev_ioctl_do_get_id: asks with room for two sockets, and copies what the firmware says it wrote. */
-const getId: Handler = async (call) => {
+const getId: Handler = function* (call) {
 	requireGetId(call);
 	const blob = blank(call, 0);
 	const room = { idPaddr: BigInt(blob.spa), idLen: SEV_USER_DATA_GET_ID_SIZE };
 	const result = call.driver.issue(COMMANDS.GET_ID, room);
-	return blobOut(call, note(call, result), call.data, blob, result.out.idLen);
+	return yield* blobOut(note(call, result), call.data, blob, result.out.idLen);
 };
 
 /** sev_ioctl_do_get_id2. Works in every state of the platform, and without write access. */
-const getId2: Handler = async (call) => {
+const getId2: Handler = function* (call) {
 	requireGetId(call);
-	const { address, length } = await structIn(call.memory, call.data, sevUserDataGetId2);
+	const { address, length } = yield* structIn(call.data, sevUserDataGetId2);
 	const query = address === 0n || length === 0;
 	if (!query && length > KMALLOC_MAX_SIZE) return -Errno.ENOMEM;
 	const blob = blank(call, 0);
@@ -186,8 +186,8 @@ const getId2: Handler = async (call) => {
 	const idLen = Math.min(length, BLOB_LIMIT);
 	const result = call.driver.issue(COMMANDS.GET_ID, query ? {} : { idPaddr: BigInt(blob.spa), idLen });
 	const ret = note(call, result);
-	await copyOut(call.memory, call.data, sevUserDataGetId2.encode({ address, length: result.out.idLen }));
-	return query ? ret : blobOut(call, ret, address, blob, Math.min(result.out.idLen, 2 * CHIP_ID_SIZE));
+	yield* copyOut(call.data, sevUserDataGetId2.encode({ address, length: result.out.idLen }));
+	return query ? ret : yield* blobOut(ret, address, blob, Math.min(result.out.idLen, 2 * CHIP_ID_SIZE));
 };
 
 /** The driver's switch over `sev_issue_cmd.cmd`. */

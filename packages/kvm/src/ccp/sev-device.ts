@@ -21,12 +21,16 @@ export interface SevResult {
 	readonly ret: number;
 	/** The firmware's status; 0 if it was not reached. */
 	readonly error: number;
+	/** Only on failures: the firmware was reached before, so `error` is its answer although `ret` is not −EIO. */
+	readonly reached?: true;
 }
 
 /** Success, and the firmware said nothing else. */
 export const SEV_OK: SevResult = { ret: 0, error: 0 };
 /** A refusal before the firmware was reached. */
 export const fails = (errno: number): SevResult => ({ ret: -errno, error: 0 });
+/** A failure after the firmware had done its part. */
+export const failsLater = (errno: number): SevResult => ({ ret: -errno, error: 0, reached: true });
 
 /** PLATFORM_STATUS: see `platformStatusBuffer` of `@cvm/sev-hw/abi`. */
 export interface PlatformStatus {

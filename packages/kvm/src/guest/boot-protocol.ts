@@ -16,8 +16,16 @@ export const MemoryMap = {
 	secret: 0x80c000,
 	secretBytes: 0xc00,
 	apMailbox: 0x80d000,
+	/** SEV-ES: the AP jump table, one private page. */
+	apJumpTable: 0x80e000,
 	variableStore: 0x840000,
 	variableStoreBytes: 0x10000,
+	/** SEV-ES: shared GHCB pages in which the firmware's vCPUs wait, one per vCPU. */
+	apGhcb: 0x860000,
+	apGhcbEnd: 0x880000,
+	/** Where a kernel goes that is started by kexec, unless it is told another place. */
+	kexecKernel: 0x200000,
+	/** Where firmware puts the kernel: from here on, the places of {@link KernelOffset}. */
 	bootParams: 0x1000000,
 	/** The kernel's own data page. */
 	kernelData: 0x1001000,
@@ -40,6 +48,28 @@ export const MemoryMap = {
 	workload: 0x2000000,
 	firmwareText: 0xffc00000,
 	resetVector: 0xfffffff0,
+} as const;
+
+/**
+ * Where a kernel keeps its memory, from the address that it was loaded at, which is a multiple of 2 MiB. A kernel that
+ * firmware started stands at `MemoryMap.bootParams`, one that was started by kexec stands elsewhere.
+ */
+export const KernelOffset = {
+	bootParams: 0,
+	data: 0x1000,
+	idt: 0x2000,
+	idtEnd: 0x3000,
+	pageTables: 0x10000,
+	pageTablesEnd: 0x100000,
+	stacks: 0x100000,
+	/** One page per vCPU; the runtime GHCBs of SEV-ES follow. */
+	workloadState: 0x180000,
+	ghcbs: 0x1a0000,
+	ghcbsEnd: 0x1c0000,
+	bssDecrypted: 0x200000,
+	/** SEV-ES: the GHCB of early boot, in `.bss..decrypted`. */
+	bootGhcb: 0x300000,
+	end: 0x400000,
 } as const;
 
 /** vCPUs that fit the stacks and state pages of {@link MemoryMap}. */
@@ -75,14 +105,21 @@ export const bootParams = layout('boot_params', 0x100, {
 	/** Virtual address of the GetVariable runtime service; 0 without EFI. */
 	getVariable: u64(72),
 	e820Count: u32(80),
+	/** How often the kernel starts another one by kexec, before it wakes the other vCPUs. */
+	kexecs: u32(84),
+	/** Virtual address where a vCPU ≠ 0 gives itself back to the firmware's waiting loop; 0 if it cannot. */
+	apReset: u64(88),
 });
 
 /** Where the E820 list begins in the page, and the bytes of one entry. */
 export const E820_OFFSET = 0x100;
 export const E820_ENTRY_BYTES = 20;
 
-/** The kernel's vCPUs ≠ 0 wait here: `magic` says that `entry` is valid. PROJECT. */
-export const apMailbox = layout('ap_mailbox', 16, { magic: u64(0), entry: u64(8) });
+/**
+ * The vCPUs ≠ 0 wait here: `magic` says that `entry` is valid. PROJECT, after the multiprocessor wakeup mailbox of ACPI 6.5
+ * §5.2.12.19; {@link BootParams.apReset} is its reset vector. `kernel` is the load address of the kernel that wakes them.
+ */
+export const apMailbox = layout('ap_mailbox', 24, { magic: u64(0), entry: u64(8), kernel: u64(16) });
 export const AP_MAILBOX_MAGIC = 0x31504d4155465043n;
 
 /**
@@ -127,8 +164,12 @@ export interface BootParams {
 	readonly efi: boolean;
 	/** ASCII, at most 32 characters. */
 	readonly workload: string;
-	/** 0 without EFI. */
+	/** 0 without EFI, and where EFI offers no runtime services. */
 	readonly getVariable: number;
+	/** Default 0. */
+	readonly kexecs?: number;
+	/** Default 0: kexec is refused while several vCPUs run. */
+	readonly apReset?: number;
 	/** At most {@link MAX_E820} entries. The firmware area is not RAM in it. */
 	readonly e820: readonly { readonly addr: number; readonly size: number; readonly type: number }[];
 }
@@ -152,6 +193,8 @@ export function encodeBootParams(p: BootParams): Uint8Array {
 		workload,
 		getVariable: BigInt(p.getVariable),
 		e820Count: p.e820.length,
+		kexecs: p.kexecs ?? 0,
+		apReset: BigInt(p.apReset ?? 0),
 	});
 	for (const [i, e] of p.e820.entries()) {
 		const entry = { addr: BigInt(e.addr), size: BigInt(e.size), type: e.type };

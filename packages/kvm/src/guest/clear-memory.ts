@@ -1,14 +1,20 @@
 import { PAGE_SIZE } from '@cvm/layout';
-import type { Block } from '../vcpu/program.js';
-import { E820Type, MemoryMap } from './boot-protocol.js';
+import type { Block, GuestCpu } from '../vcpu/program.js';
+import { E820Type, KernelOffset, MemoryMap } from './boot-protocol.js';
 import { e820At, e820Count } from './e820.js';
+import { kernelBase } from './kernel-data.js';
 
 /** Memory that is not cleared here: the firmware's, what the kernel has already filled, and what is not private. */
-const KEPT: readonly (readonly [number, number])[] = [
-	[MemoryMap.firmware, MemoryMap.firmwareEnd],
-	[MemoryMap.bootParams, MemoryMap.kernelPageTablesEnd],
-	[MemoryMap.bssDecrypted, MemoryMap.bssDecryptedEnd],
-];
+function kept(cpu: GuestCpu): readonly (readonly [number, number])[] {
+	const base = kernelBase(cpu);
+	const own = [
+		[base, base + KernelOffset.pageTablesEnd],
+		[base + KernelOffset.bssDecrypted, base + KernelOffset.end],
+	] as const;
+	const firmware = [MemoryMap.firmware, MemoryMap.firmwareEnd] as const;
+	// In the order of their addresses, for the walk below.
+	return base < MemoryMap.firmware ? [...own, firmware] : [firmware, ...own];
+}
 /** What one block clears. */
 const CHUNK = 0x80000;
 
@@ -34,7 +40,7 @@ export const clearMemoryBlocks: Record<string, Block> = {
 			return cpu.jump('clear_chunk');
 		}
 		let to = Math.min(end, from - (from % CHUNK) + CHUNK);
-		for (const [keepFrom, keepTo] of KEPT) {
+		for (const [keepFrom, keepTo] of kept(cpu)) {
 			if (from >= keepFrom && from < keepTo) {
 				cpu.setNum('r13', keepTo);
 				return cpu.jump('clear_chunk');
@@ -46,7 +52,8 @@ export const clearMemoryBlocks: Record<string, Block> = {
 		return cpu.jump('clear_chunk');
 	},
 	clear_bss_decrypted: (cpu) => {
-		cpu.fill(MemoryMap.bssDecrypted, MemoryMap.bssDecryptedEnd - MemoryMap.bssDecrypted, 0);
+		const from = KernelOffset.bssDecrypted;
+		cpu.fill(kernelBase(cpu) + from, KernelOffset.end - from, 0);
 		return cpu.jump('memory_cleared');
 	},
 };

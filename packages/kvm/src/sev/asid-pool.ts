@@ -1,5 +1,7 @@
 /** The ASIDs that KVM gives to SEV VMs: sev_asid_bitmap and sev_reclaim_asid_bitmap of Linux arch/x86/kvm/svm/sev.c. */
 export interface AsidPool {
+	/** ASIDs there are: 0 on a machine whose set-up left none for this kind of guest. */
+	readonly capacity: number;
 	/** The lowest free ASID, or 0. A used one is free again only after a recycling, which is done once if none is free. */
 	allocate(): number;
 	release(asid: number): void;
@@ -23,6 +25,7 @@ export function createAsidPool(range: { readonly min: number; readonly max: numb
 		return true;
 	};
 	return {
+		capacity: Math.max(0, range.max - range.min + 1),
 		allocate: () => {
 			let asid = lowest();
 			if (asid === 0 && recycle()) asid = lowest();

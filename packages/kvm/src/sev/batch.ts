@@ -63,7 +63,7 @@ function createBatch(sev: SevContext, id: number, inactiveErrno: number): BatchC
 		if (count === 0) return { ret: 0, error: 0, done: 0 };
 		const base = sev.memory.locate(packets);
 		if (base < 0) return refuse(Errno.EFAULT);
-		if (!sev.hasDevice) return refuse(Errno.EBADF);
+		if (!sev.hasDevice || !sev.isDeviceOpen()) return refuse(Errno.EBADF);
 		let done = 0;
 		while (done < count) {
 			const size = Math.min(BATCH_SLOTS, count - done);

@@ -1,16 +1,11 @@
+import { PAGE_SIZE } from '@cvm/layout';
 import { COMMANDS } from '@cvm/sev-hw/abi';
 import { Errno } from '../abi/errno.js';
-import {
-	BLOB_LIMIT,
-	type FirmwareCommand,
-	fails,
-	type KernelBuffer,
-	SEV_OK,
-	type SevDriver,
-	type SevResult,
-} from '../ccp/sev-device.js';
+import { type FirmwareCommand, fails, SEV_OK, type SevDriver, type SevResult } from '../ccp/sev-device.js';
 import type { KernelMemory } from '../host-memory.js';
 import { isSince, type Kernel } from '../kernel.js';
+import type { SharedLookup } from '../page-status/ioctls.js';
+import type { UserRange } from './handlers/argument.js';
 
 /** struct kvm_sev_info: what KVM remembers of one SEV VM, and what its ioctls work with. */
 export interface SevContext {
@@ -30,6 +25,8 @@ export interface SevContext {
 	handle: number;
 	/** A *_START stored the caller's /dev/sev descriptor: before, every other command is −EBADF. */
 	hasDevice: boolean;
+	/** Whether that descriptor is still an open /dev/sev: it is looked up anew by each command. */
+	isDeviceOpen: () => boolean;
 	/** The VM whose context this mirror shares. */
 	owner: SevContext | undefined;
 	/** The mirrors of this VM. */
@@ -38,14 +35,18 @@ export interface SevContext {
 	dead: boolean;
 	/** In the middle of a copy or a move. */
 	migrating: boolean;
+	/** Postings v9 and v10: KVM_SEV_DBG_DECRYPT asks whether guest memory is shared, and copies it plainly then. */
+	sharedLookup?: SharedLookup;
 	/** The VM's descriptor was closed; its context lives on as long as a mirror does. */
 	closed: boolean;
+	/** Gives back what the VM holds, when nothing holds the VM any more. */
+	free: () => void;
 	/** Memory that the VMM registered. */
 	readonly regions: PinnedRegion[];
 }
 
 /** An entry of regions_list: what KVM_MEMORY_ENCRYPT_REG_REGION pinned. */
-export interface PinnedRegion {
+interface PinnedRegion {
 	readonly addr: number;
 	readonly size: number;
 	readonly spa: number;
@@ -63,11 +64,13 @@ export const createSevContext = (kernel: Kernel, driver: SevDriver, memory: Kern
 	asid: 0,
 	handle: 0,
 	hasDevice: false,
+	isDeviceOpen: () => true,
 	owner: undefined,
 	mirrors: new Set(),
 	dead: false,
 	migrating: false,
 	closed: false,
+	free: () => undefined,
 	regions: [],
 });
 
@@ -77,25 +80,9 @@ export function issueOnGuest<V extends { readonly handle: number }>(
 	command: FirmwareCommand<V>,
 	fields: Omit<Partial<V>, 'handle'>,
 ): SevResult & { readonly out?: V } {
-	if (!sev.hasDevice) return fails(Errno.EBADF);
+	if (!sev.hasDevice || !sev.isDeviceOpen()) return fails(Errno.EBADF);
 	const request = { ...fields, handle: sev.handle };
 	return sev.driver.issue(command, request as Partial<V>);
-}
-
-/** A blob in kernel memory; `errno` 0 or why it is not there. */
-export interface CopiedBlob {
-	readonly errno: number;
-	readonly paddr: bigint;
-	readonly length: number;
-}
-
-/** psp_copy_user_blob: absent, empty or too long is EINVAL. */
-export function copyBlob(into: KernelBuffer, blob: Uint8Array | undefined): CopiedBlob {
-	if (blob === undefined || blob.length === 0 || blob.length > BLOB_LIMIT) {
-		return { errno: Errno.EINVAL, paddr: 0n, length: 0 };
-	}
-	into.bytes.set(blob);
-	return { errno: 0, paddr: BigInt(into.spa), length: blob.length };
 }
 
 /** A physical address as the firmware wants those of guest memory: with the C-bit. */
@@ -104,6 +91,19 @@ export const withCbit = (sev: SevContext, spa: number): bigint =>
 
 /** What v12 and upstream return when a page of guest memory cannot be pinned. */
 export const pinErrno = ({ kernel }: SevContext): number => (isSince(kernel, '5.13') ? Errno.ENOMEM : Errno.EFAULT);
+
+/** Whether a range leaves its 4 KiB page. */
+export const crossesPage = (address: number, length: number): boolean => (address % PAGE_SIZE) + length > PAGE_SIZE;
+
+/**
+ * sev_pin_memory: the physical address of memory that is pinned for one command, or a negative errno. PROJECT: the model's
+ * programs may lock any amount of memory (CAP_IPC_LOCK).
+ */
+export function pinUser(sev: SevContext, { address, length, wraps }: UserRange): number {
+	if (length === 0 || wraps) return -Errno.EINVAL;
+	const spa = sev.memory.resolve(address, length);
+	return spa < 0 ? -Errno.ENOMEM : spa;
+}
 
 /** sev_bind_asid: the second half of LAUNCH_START and RECEIVE_START. */
 export function bindAsid(sev: SevContext, handle: number, o: { decommissionOnFailure: boolean }): SevResult {

@@ -1,8 +1,8 @@
-import { type Hva, PAGE_SIZE } from '@cvm/layout';
-import { COMMANDS } from '@cvm/sev-hw/abi';
-import { Errno } from '../abi/errno.js';
-import { fails, SEV_OK, type SevResult } from '../ccp/sev-device.js';
-import { issueOnGuest, type SevContext, withCbit } from './context.js';
+import type { Hva } from '@cvm/layout';
+import type { SevResult } from '../ccp/sev-device.js';
+import type { SevContext } from './context.js';
+import { given, range } from './handlers/argument.js';
+import { type Debug, debugDecrypt, debugEncrypt } from './handlers/debug.js';
 
 /** KVM_SEV_DBG_DECRYPT (source: guest memory) and KVM_SEV_DBG_ENCRYPT (destination: guest memory). Any alignment. */
 export interface DebugRequest {
@@ -11,70 +11,11 @@ export interface DebugRequest {
 	readonly len: number;
 }
 
-/** The firmware works on blocks of the cipher. */
-const BLOCK = 16;
-const down = (at: number): number => at - (at % BLOCK);
-const up = (at: number): number => down(at + BLOCK - 1);
-
-type Step = (sev: SevContext, src: number, dst: number, length: number) => SevResult;
+const debug = ({ src, dst, len }: DebugRequest): Debug => ({ src: range(src, len), dst });
 
 /** Guest memory to host memory. */
-export const dbgDecrypt = (sev: SevContext, request: DebugRequest): SevResult => byPage(sev, request, decryptStep);
+export const dbgDecrypt = (sev: SevContext, request: DebugRequest): SevResult =>
+	debugDecrypt(sev, given(debug(request)));
 /** Host memory to guest memory. */
-export const dbgEncrypt = (sev: SevContext, request: DebugRequest): SevResult => byPage(sev, request, encryptStep);
-
-/** sev_dbg_crypt: pieces that stay within a page of the source and of the destination; the first failure ends it. */
-function byPage(sev: SevContext, { src, dst, len }: DebugRequest, step: Step): SevResult {
-	if (!sev.active) return fails(Errno.ENOTTY);
-	if (len === 0 || dst === 0) return fails(Errno.EINVAL);
-	for (let done = 0; done < len; ) {
-		const from = src + done;
-		const to = dst + done;
-		const length = Math.min(len - done, PAGE_SIZE - (from % PAGE_SIZE), PAGE_SIZE - (to % PAGE_SIZE));
-		const fromSpa = sev.memory.resolve(from, length);
-		const toSpa = sev.memory.resolve(to, length);
-		if (fromSpa < 0 || toSpa < 0) return fails(Errno.ENOMEM);
-		const result = step(sev, fromSpa, toSpa, length);
-		if (result.ret !== 0) return result;
-		done += length;
-	}
-	return SEV_OK;
-}
-
-/** Through a bounce page unless everything is a multiple of 16: more is decrypted than was asked for, and wiped. */
-const decryptStep: Step = (sev, src, dst, length) => {
-	if (src % BLOCK === 0 && dst % BLOCK === 0 && length % BLOCK === 0) return decrypt(sev, src, dst, length);
-	const bounce = sev.driver.scratch(0);
-	const offset = src % BLOCK;
-	const result = decrypt(sev, down(src), bounce.spa, up(offset + length));
-	if (result.ret === 0) sev.driver.machine.dram.set(bounce.bytes.subarray(offset, offset + length), dst);
-	bounce.bytes.fill(0, 0, up(offset + length));
-	return result;
-};
-
-const encryptStep: Step = (sev, src, dst, length) => {
-	const offset = dst % BLOCK;
-	const around = up(offset + length);
-	const bounce = sev.driver.scratch(0);
-	if (src % BLOCK === 0 && offset === 0 && length % BLOCK === 0) return encrypt(sev, src, dst, length);
-	if (offset !== 0 || length % BLOCK !== 0) {
-		const { ret, error } = decrypt(sev, down(dst), bounce.spa, around);
-		if (ret !== 0) return { ret, error };
-	}
-	bounce.bytes.set(sev.driver.machine.dram.subarray(src, src + length), offset);
-	const result = encrypt(sev, bounce.spa, down(dst), around);
-	bounce.bytes.fill(0, 0, around);
-	return result;
-};
-
-function decrypt(sev: SevContext, src: number, dst: number, length: number): SevResult {
-	const fields = { srcPaddr: withCbit(sev, src), dstPaddr: BigInt(dst), length };
-	const { ret, error } = issueOnGuest(sev, COMMANDS.DBG_DECRYPT, fields);
-	return { ret, error };
-}
-
-function encrypt(sev: SevContext, src: number, dst: number, length: number): SevResult {
-	const fields = { srcPaddr: BigInt(src), dstPaddr: withCbit(sev, dst), length };
-	const { ret, error } = issueOnGuest(sev, COMMANDS.DBG_ENCRYPT, fields);
-	return { ret, error };
-}
+export const dbgEncrypt = (sev: SevContext, request: DebugRequest): SevResult =>
+	debugEncrypt(sev, given(debug(request)));

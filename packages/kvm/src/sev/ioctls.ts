@@ -1,13 +1,20 @@
 import type { Hva } from '@cvm/layout';
-import { COMMANDS } from '@cvm/sev-hw/abi';
+import { ATTESTATION_SIZE, COMMANDS } from '@cvm/sev-hw/abi';
 import { Errno } from '../abi/errno.js';
-import { fails, SEV_OK, type SevResult } from '../ccp/sev-device.js';
+import { SevCommand } from '../abi/sev.js';
+import { fails, type SevResult } from '../ccp/sev-device.js';
 import { isSince } from '../kernel.js';
 import type { VmContext } from '../vm-context.js';
-import { VmWord } from '../vm-state.js';
+import { type AttestationRequest, type AttestationResult, getAttestationReport } from './attestation.js';
 import { type BatchGeometry, type BatchResult, createReceiveBatch, createSendBatch } from './batch.js';
-import { issueOnGuest } from './context.js';
+import type { SevContext } from './context.js';
 import { type DebugRequest, dbgDecrypt, dbgEncrypt } from './debug.js';
+import { launchUpdateVmsa } from './es/launch.js';
+import { type ReceiveVmsaRequest, receiveUpdateVmsa, type SendVmsaRequest, sendUpdateVmsa } from './es/transport.js';
+import { createGuard, refusal } from './guard.js';
+import { given } from './handlers/argument.js';
+import { type GuestStatus, guestStatus as readGuestStatus } from './handlers/launch.js';
+import { type SevInit2, sevInit, sevInit2 } from './init.js';
 import {
 	type LaunchSecretRequest,
 	type LaunchStartRequest,
@@ -43,8 +50,18 @@ export type GuestStatusResult = SevResult & {
 export interface SevIoctls {
 	/** Takes an ASID and brings the platform up. −EBUSY: it was done, or no ASID is left. upstream −EINVAL: there are vCPUs. */
 	init(): SevResult;
-	/** −ENOTTY: the host of this model has SEV-ES off. */
+	/** The same for a guest with SEV-ES. −ENOTTY: the host has it off, or has no ASIDs for it. */
 	esInit(): SevResult;
+	/** KVM_SEV_INIT2 (Linux 6.10), for VMs of a SEV type; all fields are 0 by default. −EINVAL: what the VM cannot have. */
+	init2(request?: Partial<SevInit2>): SevResult;
+	/** Encrypts and measures the save areas of all vCPUs; see `launchUpdateVmsa` in `sev/es/launch.ts`. −ENOTTY: not SEV-ES. */
+	launchUpdateVmsa(): SevResult;
+	/** KVM_SEV_GET_ATTESTATION_REPORT (Linux 5.13; before −EINVAL). */
+	getAttestationReport(request: AttestationRequest): AttestationResult;
+	/** PROJECT: −EINVAL, as in Linux, unless `createKvm({ vmsaTransport: 'model' })`. */
+	sendUpdateVmsa(request: SendVmsaRequest): SendUpdateResult;
+	/** PROJECT: as `sendUpdateVmsa`. The VM's vCPUs exist. */
+	receiveUpdateVmsa(request: ReceiveVmsaRequest): SevResult;
 	launchStart(request: LaunchStartRequest): SevResult;
 	launchUpdateData(request: { readonly uaddr: Hva; readonly len: number }): SevResult;
 	/** `len` is 48 by default. */
@@ -72,52 +89,56 @@ export function createSevIoctls(vm: VmContext): SevIoctls {
 	const { sev } = vm;
 	const sendBatch = createSendBatch(sev);
 	const receiveBatch = createReceiveBatch(sev);
+	const guard = createGuard(vm);
 	return {
-		init: () => sevInit(vm),
-		esInit: () => fails(Errno.ENOTTY),
-		launchStart: (request) => launchStart(sev, request),
-		launchUpdateData: (request) => launchUpdateData(sev, request),
-		launchMeasure: (request) => launchMeasure(sev, request?.len ?? 48),
-		launchSecret: (request) => launchSecret(sev, request),
-		launchFinish: () => onHandle(sev, COMMANDS.LAUNCH_FINISH),
-		sendStart: (request) => sendStart(sev, request),
-		sendUpdateData: (request) => sendUpdateData(sev, request),
-		sendUpdateDataBatch: sendBatch,
-		sendFinish: () => onHandle(sev, COMMANDS.SEND_FINISH),
-		sendCancel: () => (isSince(sev.kernel, '5.13') ? onHandle(sev, COMMANDS.SEND_CANCEL) : fails(Errno.EINVAL)),
-		receiveStart: (request) => receiveStart(sev, request),
-		receiveUpdateData: (request) => receiveUpdateData(sev, request),
-		receiveUpdateDataBatch: receiveBatch,
-		receiveFinish: () => onHandle(sev, COMMANDS.RECEIVE_FINISH),
-		guestStatus: () => {
-			const unknown = { handle: 0, policy: 0, state: 0 };
-			if (!sev.active) return { ...fails(Errno.ENOTTY), ...unknown };
-			const { ret, error, out } = issueOnGuest(sev, COMMANDS.GUEST_STATUS, {});
-			if (ret !== 0 || out === undefined) return { ret, error, ...unknown };
-			return { ret, error, handle: out.handle, policy: out.policy, state: out.state };
+		init: () => refusal(vm, SevCommand.INIT) ?? sevInit(vm, false),
+		esInit: () => refusal(vm, SevCommand.ES_INIT) ?? sevInit(vm, true),
+		init2: ({ vmsaFeatures = 0n, flags = 0, ghcbVersion = 0 } = {}) =>
+			refusal(vm, SevCommand.INIT2) ?? sevInit2(vm, given<SevInit2, never>({ vmsaFeatures, flags, ghcbVersion })),
+		launchUpdateVmsa: () => refusal(vm, SevCommand.LAUNCH_UPDATE_VMSA) ?? launchUpdateVmsa(vm),
+		getAttestationReport: (request) =>
+			guard(SevCommand.GET_ATTESTATION_REPORT, (sev) =>
+				isSince(sev.kernel, '5.13')
+					? getAttestationReport(sev, request)
+					: { ...fails(Errno.EINVAL), report: new Uint8Array(0), len: request.len ?? ATTESTATION_SIZE },
+			),
+		sendUpdateVmsa: (request) => {
+			const refused = refusal(vm, SevCommand.SEND_UPDATE_VMSA);
+			const nothing = { header: new Uint8Array(0), data: new Uint8Array(0), headerLen: 0, transLen: 0 };
+			return refused === undefined ? sendUpdateVmsa(vm, request) : { ...refused, ...nothing };
 		},
-		dbgDecrypt: (request) => dbgDecrypt(sev, request),
-		dbgEncrypt: (request) => dbgEncrypt(sev, request),
+		receiveUpdateVmsa: (request) => refusal(vm, SevCommand.RECEIVE_UPDATE_VMSA) ?? receiveUpdateVmsa(vm, request),
+		launchStart: (request) => guard(SevCommand.LAUNCH_START, (sev) => launchStart(sev, request)),
+		launchUpdateData: (request) => guard(SevCommand.LAUNCH_UPDATE_DATA, (sev) => launchUpdateData(sev, request)),
+		launchMeasure: (request) => guard(SevCommand.LAUNCH_MEASURE, (sev) => launchMeasure(sev, request?.len ?? 48)),
+		launchSecret: (request) => guard(SevCommand.LAUNCH_SECRET, (sev) => launchSecret(sev, request)),
+		launchFinish: () => guard(SevCommand.LAUNCH_FINISH, (sev) => onHandle(sev, COMMANDS.LAUNCH_FINISH)),
+		sendStart: (request) => guard(SevCommand.SEND_START, (sev) => sendStart(sev, request)),
+		sendUpdateData: (request) => guard(SevCommand.SEND_UPDATE_DATA, (sev) => sendUpdateData(sev, request)),
+		sendUpdateDataBatch: (...batch) => {
+			const refused = refusal(vm, SevCommand.SEND_UPDATE_DATA);
+			return refused === undefined ? sendBatch(...batch) : { ...refused, done: 0 };
+		},
+		sendFinish: () => guard(SevCommand.SEND_FINISH, (sev) => onHandle(sev, COMMANDS.SEND_FINISH)),
+		sendCancel: () =>
+			guard(SevCommand.SEND_CANCEL, (sev) =>
+				isSince(sev.kernel, '5.13') ? onHandle(sev, COMMANDS.SEND_CANCEL) : fails(Errno.EINVAL),
+			),
+		receiveStart: (request) => guard(SevCommand.RECEIVE_START, (sev) => receiveStart(sev, request)),
+		receiveUpdateData: (request) => guard(SevCommand.RECEIVE_UPDATE_DATA, (sev) => receiveUpdateData(sev, request)),
+		receiveUpdateDataBatch: (...batch) => {
+			const refused = refusal(vm, SevCommand.RECEIVE_UPDATE_DATA);
+			return refused === undefined ? receiveBatch(...batch) : { ...refused, done: 0 };
+		},
+		receiveFinish: () => guard(SevCommand.RECEIVE_FINISH, (sev) => onHandle(sev, COMMANDS.RECEIVE_FINISH)),
+		guestStatus: () => guard(SevCommand.GUEST_STATUS, guestStatus),
+		dbgDecrypt: (request) => guard(SevCommand.DBG_DECRYPT, (sev) => dbgDecrypt(sev, request)),
+		dbgEncrypt: (request) => guard(SevCommand.DBG_ENCRYPT, (sev) => dbgEncrypt(sev, request)),
 	};
 }
 
-/** sev_guest_init. */
-function sevInit(vm: VmContext): SevResult {
-	const { sev, kernel, host } = vm;
-	if (!vm.isSupported()) return fails(Errno.ENOTTY);
-	if (isSince(kernel, '5.13') && vm.vcpus.size > 0) return fails(Errno.EINVAL);
-	if (sev.active) return fails(isSince(kernel, '6.10') ? Errno.EINVAL : Errno.EBUSY);
-	const asid = host.asids.allocate();
-	if (asid === 0) return fails(Errno.EBUSY);
-	const ready = sev.driver.platformInit();
-	if (ready.ret !== 0) {
-		host.asids.release(asid);
-		return ready;
-	}
-	sev.active = true;
-	sev.asid = asid;
-	Atomics.store(vm.words, VmWord.asid, asid);
-	Atomics.store(vm.words, VmWord.pageEncHcEnable, kernel.abi === 'v12' ? 1 : 0);
-	Atomics.store(vm.words, VmWord.sevActive, 1);
-	return SEV_OK;
+function guestStatus(sev: SevContext): GuestStatusResult {
+	const argument = given<unknown, GuestStatus>(undefined);
+	const result = readGuestStatus(sev, argument);
+	return { ...result, handle: 0, policy: 0, state: 0, ...argument.answer };
 }

@@ -8,13 +8,12 @@ export interface EncRegion {
 	readonly size: number;
 }
 
-/** The memory that the VMM pinned for a VM, because ciphertext does not survive a move. */
+/** The memory that the VMM pinned for a VM, because ciphertext does not survive a move. A mirror's is its owner's: −EINVAL. */
 export interface EncRegions {
 	/** KVM_MEMORY_ENCRYPT_REG_REGION. Overlaps and duplicates are pinned again. */
 	register(region: EncRegion): number;
 	/** KVM_MEMORY_ENCRYPT_UNREG_REGION: takes out the first region with exactly this address and size. */
 	unregister(region: EncRegion): number;
-	clear(): void;
 }
 
 export function createEncRegions(sev: SevContext): EncRegions {
@@ -22,6 +21,7 @@ export function createEncRegions(sev: SevContext): EncRegions {
 	return {
 		register: ({ addr, size }) => {
 			if (!sev.active) return -Errno.ENOTTY;
+			if (sev.owner !== undefined) return -Errno.EINVAL;
 			if (size <= 0 || addr + size >= 2 ** 64) return -Errno.EINVAL;
 			const spa = sev.memory.resolve(addr, size);
 			if (spa < 0) return -Errno.ENOMEM;
@@ -30,6 +30,7 @@ export function createEncRegions(sev: SevContext): EncRegions {
 			return 0;
 		},
 		unregister: ({ addr, size }) => {
+			if (sev.owner !== undefined) return -Errno.EINVAL;
 			if (!sev.active) return -Errno.ENOTTY;
 			const index = regions.findIndex((r) => r.addr === addr && r.size === size);
 			const [region] = index < 0 ? [] : regions.splice(index, 1);
@@ -37,9 +38,6 @@ export function createEncRegions(sev: SevContext): EncRegions {
 			sev.driver.machine.wbinvd();
 			sev.memory.unpin(region.spa, region.size);
 			return 0;
-		},
-		clear: () => {
-			for (const { spa, size } of regions.splice(0)) sev.memory.unpin(spa, size);
 		},
 	};
 }

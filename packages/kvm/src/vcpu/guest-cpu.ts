@@ -1,15 +1,8 @@
-import { Register } from '../vcpu-state.js';
+import { Register, type RegisterName } from '../vcpu-state.js';
 import type { GuestMemory } from './guest-memory.js';
 import { writeCr0, writeEfer } from './msrs.js';
-import {
-	type GuestCpu,
-	type GuestProgram,
-	type IoSize,
-	type Next,
-	ProgramError,
-	type RegName,
-	type Target,
-} from './program.js';
+import { type GuestCpu, type GuestProgram, type IoSize, type Next, ProgramError, type Target } from './program.js';
+import { loadFlatCode, RFLAGS_ONE } from './segments.js';
 
 /** The instruction that a block ended in. */
 export const Ending = {
@@ -24,6 +17,7 @@ export const Ending = {
 	out: 8,
 	in: 9,
 	ud2: 10,
+	vmgexit: 11,
 } as const;
 export type Ending = (typeof Ending)[keyof typeof Ending];
 
@@ -38,22 +32,35 @@ export interface BlockCpu extends GuestCpu {
 	begin(): void;
 }
 
+const VMMCALL = Uint8Array.of(0x0f, 0x01, 0xd9);
+const VMCALL = Uint8Array.of(0x0f, 0x01, 0xc1);
+
 const NEXT = {} as Next;
+/** Present, busy 64-bit TSS, as a save area packs attributes; << 16. */
+const BUSY_TSS = 0x8bn << 16n;
+/** Flags that IRET takes from its frame at CPL 0, but VM. */
+const IRET_FLAGS = 0x3c7fd5n;
 const SAFE_HIGH = 0x1fffff;
 
 export interface GuestCpuParts {
 	readonly registers: BigUint64Array;
 	readonly memory: GuestMemory;
 	readonly program: GuestProgram;
+	/** `VmState.fixesHypercalls`. */
+	fixesHypercalls(): boolean;
+	/** The XSAVE area. */
+	readonly xsave: Uint8Array;
 	/** This vCPU's TLB. */
 	flushOwnTlb(): void;
 	/** Those of all vCPUs. */
 	flushAllTlbs(): void;
 }
 
-export function createGuestCpu({ registers, memory, program, flushOwnTlb, flushAllTlbs }: GuestCpuParts): BlockCpu {
+export function createGuestCpu(parts: GuestCpuParts): BlockCpu {
+	const { registers, memory, program, flushOwnTlb, flushAllTlbs } = parts;
 	// Halves of the registers, low half first, for values that fit a number.
 	const halves = new Uint32Array(registers.buffer, registers.byteOffset, registers.length * 2);
+	const opcode = new Uint8Array(3);
 	let ending: Ending = Ending.none;
 	let to = 0;
 	let port = 0;
@@ -69,11 +76,11 @@ export function createGuestCpu({ registers, memory, program, flushOwnTlb, flushA
 		}
 		return value;
 	};
-	const num = (name: RegName): number => {
+	const num = (name: RegisterName): number => {
 		const at = 2 * Register[name];
 		return number(name, halves[at] ?? 0, halves[at + 1] ?? 0);
 	};
-	const setNum = (name: RegName, value: number): void => {
+	const setNum = (name: RegisterName, value: number): void => {
 		const at = 2 * Register[name];
 		halves[at] = checked(name, value);
 		halves[at + 1] = value / 2 ** 32;
@@ -150,6 +157,36 @@ export function createGuestCpu({ registers, memory, program, flushOwnTlb, flushA
 			writeEfer(registers, value);
 			flushOwnTlb();
 		},
+		get cr2() {
+			return num('cr2');
+		},
+		get cpl() {
+			return num('cpl');
+		},
+		get gsBase() {
+			return num('gsBase');
+		},
+		set gsBase(value) {
+			setNum('gsBase', value);
+		},
+		lidt: (base, limit) => {
+			setNum('idtrBase', base);
+			registers[Register.idtrLimit] = BigInt(limit & 0xffff);
+		},
+		ltr: (base, limit) => {
+			setNum('trBase', base);
+			registers[Register.tr] = (BigInt(limit) << 32n) | BUSY_TSS;
+		},
+		get nrip() {
+			return num('nrip');
+		},
+		get exitInfo1() {
+			return registers[Register.exitInfo1] ?? 0n;
+		},
+		get exitInfo2() {
+			return registers[Register.exitInfo2] ?? 0n;
+		},
+		xsave: (va) => memory.store(va, parts.xsave),
 
 		load: memory.load,
 		store: memory.store,
@@ -192,8 +229,31 @@ export function createGuestCpu({ registers, memory, program, flushOwnTlb, flushA
 		wrmsr: (next) => end(Ending.wrmsr, next),
 		vmmcall: (next) => end(Ending.vmmcall, next),
 		vmcall: (next) => end(Ending.vmcall, next),
+		hypercallAt: (va, next) => {
+			memory.load(va, opcode);
+			const isVmcall = opcode.every((byte, i) => byte === VMCALL[i]);
+			// KVM intercepts the #UD, decodes the text and writes it anew through the guest's own page tables.
+			if (isVmcall && parts.fixesHypercalls()) memory.store(va, VMMCALL);
+			else if (isVmcall || !opcode.every((byte, i) => byte === VMMCALL[i])) return end(Ending.ud2, next);
+			return end(Ending.vmmcall, next);
+		},
 		out: (toPort, size, next) => endIo(Ending.out, toPort, size, next),
 		in: (fromPort, size, next) => endIo(Ending.in, fromPort, size, next),
-		ud2: () => end(Ending.ud2, 0),
+		ud2: (next = 0) => end(Ending.ud2, next),
+		vmgexit: (next) => end(Ending.vmgexit, next),
+		iret: () => {
+			const rsp = num('rsp');
+			const target = loadNum(rsp);
+			const cs = memory.loadU64(rsp + 8);
+			const flags = memory.loadU64(rsp + 16);
+			const newRsp = memory.loadU64(rsp + 24);
+			const ss = memory.loadU64(rsp + 32);
+			registers[Register.rsp] = newRsp;
+			registers[Register.rflags] = (flags & IRET_FLAGS) | RFLAGS_ONE;
+			registers[Register.cpl] = cs & 3n;
+			loadFlatCode(registers, cs);
+			registers[Register.ss] = ((registers[Register.ss] ?? 0n) & ~0xffffn) | (ss & 0xffffn);
+			return end(Ending.jump, target);
+		},
 	};
 }

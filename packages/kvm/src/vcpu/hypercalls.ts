@@ -1,44 +1,181 @@
-import { isSince } from '../kernel.js';
-import { Register } from '../vcpu-state.js';
-import type { VmState } from '../vm-state.js';
+import { PvFeature } from '../abi/msr.js';
+import { isPosting } from '../kernel.js';
+import type { PageStatusInKvm } from '../page-status/in-kvm.js';
+import { Register, VcpuWord } from '../vcpu-state.js';
+import { type VmState, VmWord } from '../vm-state.js';
+import { pvHas } from './pv-features.js';
 import type { RunPage } from './run-page.js';
 
-/** KVM's hypercall errors (Linux include/uapi/linux/kvm_para.h), positive. */
-const Errno = { EPERM: 1n, EINVAL: 22n, ENOSYS: 1000n } as const;
-/** KVM_HC_PAGE_ENC_STATUS (v12), KVM_HC_MAP_GPA_RANGE (upstream). */
-const HC_PAGE_STATUS = 12n;
+/** KVM's hypercall errors (Linux include/uapi/linux/kvm_para.h), as RAX has them. */
+const KVM_EPERM = -1n;
+const KVM_EINVAL = -22n;
+const KVM_EOPNOTSUPP = -95n;
+const KVM_ENOSYS = -1000n;
+
+/** KVM_HC_*: include/uapi/linux/kvm_para.h. */
+const Nr = {
+	VAPIC_POLL_IRQ: 1n,
+	KICK_CPU: 5n,
+	CLOCK_PAIRING: 9n,
+	SEND_IPI: 10n,
+	SCHED_YIELD: 11n,
+	/** KVM_HC_PAGE_ENC_STATUS (the series), KVM_HC_MAP_GPA_RANGE (upstream). */
+	PAGE_STATUS: 12n,
+} as const;
+
+/** Bits of SEND_IPI's last argument that must be 0: physical or logical destination, shorthand. */
+const ICR_REFUSED = 0xc0800n;
+
 const EFER_LMA = 1n << 10n;
 const CR0_PG = 1n << 31n;
 
-/** Whether the vCPU runs 64-bit code. There is no 64-bit CS in this model: long mode is 64-bit. */
-const is64Bit = (registers: BigUint64Array): boolean =>
-	((registers[Register.efer] ?? 0n) & EFER_LMA) !== 0n && ((registers[Register.cr0] ?? 0n) & CR0_PG) !== 0n;
-
-/** The value of RAX that answers a hypercall; without 64-bit code it is cut to 32 bits. */
-export const hypercallResult = (registers: BigUint64Array, value: bigint): bigint =>
-	BigInt.asUintN(is64Bit(registers) ? 64 : 32, value);
+/** A hypercall as its instruction, or a GHCB, states it. */
+export interface HypercallRequest {
+	readonly nr: bigint;
+	readonly a0: bigint;
+	readonly a1: bigint;
+	readonly a2: bigint;
+	readonly a3: bigint;
+	/** Of the code that made it; in a SEV-ES guest what the guest says it is. */
+	readonly cpl: number;
+	/** 64-bit code; always for a guest with protected registers. */
+	readonly isLong: boolean;
+}
 
 /**
- * Linux 5.12–5.14 arch/x86/kvm/x86.c `kvm_emulate_hypercall`, without Xen and Hyper-V. Returns what goes to RAX, or
- * `undefined` if `run` was filled for an exit: then RAX and RIP stay until the VMM's answer is completed.
+ * What became of a hypercall: the value for RAX; `exit`: kvm_run is filled, and {@link Hypercalls.complete} has the value at
+ * the next KVM_RUN; `leave`: KVM_RUN returns 0 and nothing was written, neither to kvm_run nor to a register (v11 only).
  */
-export function emulateHypercall(vm: VmState, registers: BigUint64Array, run: RunPage): bigint | undefined {
-	const isLong = is64Bit(registers);
-	const argument = (index: number): bigint => BigInt.asUintN(isLong ? 64 : 32, registers[index] ?? 0n);
-	const nr = argument(Register.rax);
-	const a0 = argument(Register.rbx);
-	const a1 = argument(Register.rcx);
-	const a2 = argument(Register.rdx);
-	const fail = (errno: bigint): bigint => hypercallResult(registers, -errno);
+type HypercallOutcome = bigint | 'exit' | 'leave';
 
-	if ((registers[Register.cpl] ?? 0n) !== 0n) return fail(Errno.EPERM);
-	// Only hypercall 12 is modelled; the others look as if the kernel were built without them.
-	if (nr !== HC_PAGE_STATUS) return fail(Errno.ENOSYS);
-	const isEnabled = vm.kernel.abi === 'v12' ? vm.pageEncHcEnable : ((vm.exitHypercallMask >>> Number(nr)) & 1) === 1;
-	if (!isEnabled) return fail(Errno.ENOSYS);
-	const gfn = a0 >> 12n;
-	if ((a0 & 0xfffn) !== 0n || a1 === 0n || BigInt.asUintN(64, gfn + a1) <= gfn) return fail(Errno.EINVAL);
-	// a2 goes out as it is, in both ABIs.
-	run.exitHypercall(nr, a0, a1, a2, isLong, isSince(vm.kernel, '6.10'));
-	return undefined;
+/** The hypercalls of one vCPU. */
+export interface Hypercalls {
+	dispatch(request: HypercallRequest): HypercallOutcome;
+	/** RAX after the VMM answered an exit. */
+	complete(isLong: boolean): bigint;
+}
+
+/** Whether a vCPU runs 64-bit code. There is no 64-bit CS in this model: long mode is 64-bit. */
+export const is64Bit = (registers: BigUint64Array): boolean =>
+	((registers[Register.efer] ?? 0n) & EFER_LMA) !== 0n && ((registers[Register.cr0] ?? 0n) & CR0_PG) !== 0n;
+
+/** The hypercall that the registers of a guest without SEV-ES make. */
+export const registerRequest = (registers: BigUint64Array): HypercallRequest => ({
+	nr: registers[Register.rax] ?? 0n,
+	a0: registers[Register.rbx] ?? 0n,
+	a1: registers[Register.rcx] ?? 0n,
+	a2: registers[Register.rdx] ?? 0n,
+	a3: registers[Register.rsi] ?? 0n,
+	cpl: Number(registers[Register.cpl] ?? 0n),
+	isLong: is64Bit(registers),
+});
+
+/** A value as RAX holds it; 32-bit code has 32 bits of it. */
+const forRax = (value: bigint, isLong: boolean): bigint => BigInt.asUintN(isLong ? 64 : 32, value);
+
+/**
+ * Linux 5.12 to 6.10 arch/x86/kvm/x86.c kvm_emulate_hypercall, without Xen and Hyper-V, and page status as the posting or
+ * the release of `vm.kernel` has it.
+ *
+ * DEVIATION(Linux arch/x86/kvm/lapic.c): KICK_CPU, SCHED_YIELD and SEND_IPI find their vCPUs but deliver nothing: there are
+ * no interrupts in this model.
+ */
+export function createHypercalls(o: {
+	readonly vm: VmState;
+	/** Of the vCPU: `VcpuWord`. */
+	readonly words: Int32Array;
+	readonly run: RunPage;
+	/** What KVM itself keeps: postings up to v10. */
+	readonly status: PageStatusInKvm | undefined;
+}): Hypercalls {
+	const { vm, words, run, status } = o;
+	const { kernel } = vm;
+	const isUpstream = kernel.abi === 'upstream';
+
+	/** kvm_pv_send_ipi: how many of the vCPUs there are; bit n of a1:a0 is APIC id a2 + n. */
+	const sendIpi = (lowBits: bigint, highBits: bigint, first: bigint, icr: bigint, isLong: boolean): bigint => {
+		if ((icr & ICR_REFUSED) !== 0n) return KVM_EINVAL;
+		if (!vm.hasIrqchip) return KVM_EOPNOTSUPP;
+		const width = isLong ? 64n : 32n;
+		const wanted = lowBits | (highBits << width);
+		const present = BigInt(Atomics.load(vm.words, VmWord.vcpuMask) >>> 0);
+		let count = 0n;
+		for (let id = 0; id < 32; id++) {
+			const bit = BigInt(id) - BigInt.asUintN(32, first);
+			if (bit >= 0n && ((present >> BigInt(id)) & (wanted >> bit) & 1n) === 1n) count++;
+		}
+		return count;
+	};
+
+	/** Postings up to v10: KVM keeps the status. v11: the VMM is told by exits of its own. */
+	const tellKvm = (gpa: bigint, npages: bigint, enc: bigint): HypercallOutcome => {
+		if (!vm.sevActive) return KVM_EINVAL;
+		if (status !== undefined) {
+			return BigInt(status.record(gpa, npages, enc !== 0n, (at) => vm.translate(at) >= 0));
+		}
+		if (npages === 0n) return 'leave';
+		const gfn = gpa >> 12n;
+		if (BigInt.asUintN(64, gfn + npages) <= gfn) return KVM_EINVAL;
+		run.exitDma(enc === 0n, gfn, BigInt.asUintN(64, npages << 12n));
+		return 'exit';
+	};
+
+	const pageStatus = (request: HypercallRequest): HypercallOutcome => {
+		const { nr, a0, a1, a2, isLong } = request;
+		if (isPosting(kernel, 'v1', 'v11')) return tellKvm(a0, a1, a2);
+		const isEnabled = isUpstream ? ((vm.exitHypercallMask >>> Number(nr)) & 1) === 1 : vm.pageEncHcEnable;
+		if (!isEnabled) return KVM_ENOSYS;
+		const gfn = a0 >> 12n;
+		if ((a0 & 0xfffn) !== 0n || a1 === 0n || BigInt.asUintN(64, gfn + a1) <= gfn) return KVM_EINVAL;
+		// a2 goes out as it is.
+		run.exitHypercall(nr, a0, a1, a2, isLong, clearsRet);
+		return 'exit';
+	};
+	/** Kernels from about 6.5 on store 0 before they exit; older ones leave what was there. */
+	const clearsRet = isUpstream && kernel.release === '6.10';
+
+	const perform = (request: HypercallRequest): HypercallOutcome => {
+		if (request.cpl !== 0) return KVM_EPERM;
+		switch (request.nr) {
+			case Nr.VAPIC_POLL_IRQ:
+				return 0n;
+			case Nr.KICK_CPU:
+				return pvHas(words, PvFeature.PV_UNHALT) ? 0n : KVM_ENOSYS;
+			case Nr.CLOCK_PAIRING:
+				// The host's clock is no TSC here.
+				return KVM_EOPNOTSUPP;
+			case Nr.SEND_IPI:
+				if (!pvHas(words, PvFeature.PV_SEND_IPI)) return KVM_ENOSYS;
+				return sendIpi(request.a0, request.a1, request.a2, request.a3, request.isLong);
+			case Nr.SCHED_YIELD:
+				return pvHas(words, PvFeature.PV_SCHED_YIELD) ? 0n : KVM_ENOSYS;
+			case Nr.PAGE_STATUS:
+				return pageStatus(request);
+			default:
+				return KVM_ENOSYS;
+		}
+	};
+
+	const count = (): void => void Atomics.add(words, VcpuWord.hypercalls, 1);
+
+	return {
+		dispatch: (raw) => {
+			const { isLong } = raw;
+			const cutTo = (value: bigint): bigint => BigInt.asUintN(isLong ? 64 : 32, value);
+			const request: HypercallRequest = isLong
+				? raw
+				: { ...raw, nr: cutTo(raw.nr), a0: cutTo(raw.a0), a1: cutTo(raw.a1), a2: cutTo(raw.a2), a3: cutTo(raw.a3) };
+			const outcome = perform(request);
+			if (typeof outcome === 'string') return outcome;
+			count();
+			return forRax(outcome, isLong);
+		},
+		complete: (isLong) => {
+			count();
+			if (kernel.series === 'v11') return run.dmaAnswer();
+			const answer = run.hypercallAnswer();
+			// v12 copies all 64 bits whatever the mode; upstream cuts them for 32-bit code.
+			return isUpstream ? forRax(answer, isLong) : answer;
+		},
+	};
 }

@@ -22,10 +22,16 @@
  * paging everything is private. Shared accesses see DRAM as it is. What a store did to DRAM is in the dirty log
  * afterwards. Translations are cached until the VM's TLB generation changes; a shootdown waits for vCPUs in mid-block.
  *
- * **Exceptions.** There is no IDT: #UD, #GP, #PF, an access outside of memslots (MMIO on real KVM) and a store to a
- * read-only slot are triple faults, hence KVM_EXIT_SHUTDOWN; {@link VcpuThread.fault} says why.
+ * **Exceptions** (#UD, #GP, #PF, #VC) go through the guest's IDT, if it loaded one; the frame holds the address of the block
+ * that faulted. Without a usable gate they are a triple fault, hence KVM_EXIT_SHUTDOWN, as are an access outside of memslots
+ * and a store to a read-only slot (MMIO on real KVM); {@link VcpuThread.fault} says why.
  *
- * **HLT** does not exit: KVM has the vCPU wait for the next tick of a 1 kHz timer. No interrupts are delivered.
+ * **SEV-ES.** Once the firmware has encrypted its save area, a vCPU's registers are loaded from there through the guest's key
+ * and written back when KVM_RUN ends; the register file that the VMM sees has only what the guest put into its GHCB. CPUID, I/O, most
+ * MSRs and VMMCALL raise #VC in the guest, and VMGEXIT hands its GHCB page, or a message in the GHCB MSR, to KVM.
+ *
+ * **HLT** does not exit: KVM has the vCPU wait for the next tick of a 1 kHz timer. No interrupts are delivered but INIT and
+ * SIPI, with KVM_CREATE_IRQCHIP: they start the vCPUs that wait for them.
  *
  * @packageDocumentation
  */

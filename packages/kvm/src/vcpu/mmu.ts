@@ -1,5 +1,6 @@
 import { PAGE_SIZE } from '@cvm/layout';
 import type { MemoryController } from '@cvm/sev-hw/silicon';
+import { ExitCode } from '../abi/ghcb.js';
 import { Register } from '../vcpu-state.js';
 import type { VmState } from '../vm-state.js';
 import { hex, TripleFault } from './triple-fault.js';
@@ -12,6 +13,9 @@ const WRITABLE = 1;
 const PRIVATE = 2;
 
 const LARGE_PAGE = 0x200000;
+const HUGE_PAGE = 0x40000000;
+/** Bits of a page fault's error code. */
+const Pf = { present: 1, write: 2, user: 4, reserved: 8 } as const;
 const Pte = { present: 1, write: 2, large: 0x80 } as const;
 /** First address that is not canonical in the lower half. The upper half is not modelled. */
 const VA_END = 2 ** 47;
@@ -19,7 +23,7 @@ const CR0_PG = 1n << 31n;
 const EFER_LMA = 1n << 10n;
 
 /**
- * Address translation of one vCPU (APM vol. 2 §5.3, §15.34.5): long-mode tables of 4 levels with 4 KiB and 2 MiB leaves.
+ * Address translation of one vCPU (APM vol. 2 §5.3, §15.34.5): long-mode tables of 4 levels, leaves of 4 KiB, 2 MiB and 1 GiB.
  * Under SEV, tables are read through the guest's key whatever their C-bits say, and an access is private if its leaf has the
  * C-bit; without paging every access is private. Accessed and dirty bits are not set: PROJECT.
  */
@@ -36,6 +40,15 @@ export interface Mmu {
 	flush(): void;
 }
 
+/** A nested page fault, which a SEV-ES guest sees as #VC. */
+function noMemory(message: string, gpa: number, isWrite: boolean): TripleFault {
+	return new TripleFault('memory', message, {
+		errorCode: ExitCode.NPF,
+		info1: BigInt(isWrite ? Pf.write : 0),
+		info2: BigInt(gpa),
+	});
+}
+
 export function createMmu(vm: VmState, memory: MemoryController, registers: BigUint64Array): Mmu {
 	const tags = new Float64Array(TLB_ENTRIES).fill(-1);
 	const spas = new Float64Array(TLB_ENTRIES);
@@ -47,11 +60,24 @@ export function createMmu(vm: VmState, memory: MemoryController, registers: BigU
 	const entry = new Uint8Array(8);
 	const entryWords = new Uint32Array(entry.buffer);
 
+	// The access that misses the TLB.
+	let accessed = 0;
+	let isWriteAccess = false;
+	const pageFault = (message: string, errorCode: number): TripleFault => {
+		const access = (isWriteAccess ? Pf.write : 0) | ((registers[Register.cpl] ?? 0n) === 3n ? Pf.user : 0);
+		return new TripleFault('translation', message, { errorCode: errorCode | access, address: accessed });
+	};
+	const faultAt = (va: number, isWrite: boolean, message: string): TripleFault => {
+		accessed = va;
+		isWriteAccess = isWrite;
+		return pageFault(message, Pf.present);
+	};
+
 	/** Reads a table entry into `entryWords`. */
 	const readEntry = (table: number, index: number): void => {
 		const gpa = table + 8 * index;
 		const spa = vm.translate(gpa);
-		if (spa < 0) throw new TripleFault('memory', `page table at GPA ${hex(gpa)}: expected a memslot, got none`);
+		if (spa < 0) throw noMemory(`page table at GPA ${hex(gpa)}: expected a memslot, got none`, gpa, false);
 		memory.read(vm.sevActive ? vm.asid : 0, spa, entry);
 	};
 
@@ -61,7 +87,7 @@ export function createMmu(vm: VmState, memory: MemoryController, registers: BigU
 	let leafBits = 0;
 	const walk = (va: number): void => {
 		if (!(va >= 0 && va < VA_END)) {
-			throw new TripleFault('translation', `VA ${hex(va)}: expected an address below 2^47`);
+			throw pageFault(`VA ${hex(va)}: expected an address below 2^47`, 0);
 		}
 		leafBits = WRITABLE | PRIVATE;
 		if (((registers[Register.cr0] ?? 0n) & CR0_PG) === 0n) {
@@ -70,10 +96,7 @@ export function createMmu(vm: VmState, memory: MemoryController, registers: BigU
 			return;
 		}
 		if (((registers[Register.efer] ?? 0n) & EFER_LMA) === 0n) {
-			throw new TripleFault(
-				'translation',
-				`VA ${hex(va)}: expected long mode, got legacy paging, which is not modelled`,
-			);
+			throw pageFault(`VA ${hex(va)}: expected long mode, got legacy paging, which is not modelled`, 0);
 		}
 		const cBit = vm.sevActive ? 2 ** (vm.cbitPosition - 32) : 0;
 		// Bits 51:32 of an address, without the C-bit.
@@ -85,18 +108,23 @@ export function createMmu(vm: VmState, memory: MemoryController, registers: BigU
 			const low = entryWords[0] ?? 0;
 			const high = entryWords[1] ?? 0;
 			if ((low & Pte.present) === 0) {
-				throw new TripleFault('translation', `VA ${hex(va)}: expected a present mapping, got none`);
+				throw pageFault(`VA ${hex(va)}: expected a present mapping, got none`, 0);
 			}
 			if ((low & Pte.write) === 0) leafBits &= ~WRITABLE;
 			const isLarge = (low & Pte.large) !== 0 && shift !== PAGE_SIZE;
-			if (isLarge && shift !== LARGE_PAGE) {
-				throw new TripleFault('translation', `VA ${hex(va)}: expected leaves of 4 KiB or 2 MiB, got a larger one`);
+			if (isLarge && shift > HUGE_PAGE) {
+				throw pageFault(`VA ${hex(va)}: expected leaves of at most 1 GiB, got a larger one`, Pf.present | Pf.reserved);
 			}
 			const address = ((low & 0xfffff000) >>> 0) + (high & highMask) * 2 ** 32;
 			if (shift === PAGE_SIZE || isLarge) {
 				if ((high & cBit) === 0) leafBits &= ~PRIVATE;
 				leafAddress = address - (address % shift);
 				leafSize = shift;
+				if (shift === HUGE_PAGE) {
+					// The TLB keeps a 1 GiB leaf as its 2 MiB parts, as processors without large enough entries do.
+					leafAddress += (va % HUGE_PAGE) - (va % LARGE_PAGE);
+					leafSize = LARGE_PAGE;
+				}
 				return;
 			}
 			table = address;
@@ -121,7 +149,7 @@ export function createMmu(vm: VmState, memory: MemoryController, registers: BigU
 		}
 		const gpa = leafAddress + (page % leafSize);
 		const spa = vm.translate(gpa);
-		if (spa < 0) throw new TripleFault('memory', `GPA ${hex(gpa + offset)}: expected a memslot, got none`);
+		if (spa < 0) throw noMemory(`GPA ${hex(gpa + offset)}: expected a memslot, got none`, gpa + offset, isWriteAccess);
 		tags[slot] = page;
 		spas[slot] = spa;
 		gpas[slot] = gpa;
@@ -133,17 +161,23 @@ export function createMmu(vm: VmState, memory: MemoryController, registers: BigU
 		gpa: 0,
 		asid: 0,
 		translate: (va: number, isWrite: boolean): void => {
+			// Its page would be that of address 0.
+			if (va < 0) throw faultAt(va, isWrite, `VA ${hex(va)}: expected an address below 2^47`);
 			const offset = va % PAGE_SIZE;
 			const slot = ((va - offset) / PAGE_SIZE) % TLB_ENTRIES;
-			if (tags[slot] !== va - offset) fill(va - offset, slot, offset);
+			if (tags[slot] !== va - offset) {
+				accessed = va;
+				isWriteAccess = isWrite;
+				fill(va - offset, slot, offset);
+			}
 			const flags = bits[slot] ?? 0;
 			mmu.gpa = (gpas[slot] ?? 0) + offset;
 			if (isWrite) {
 				if ((flags & WRITABLE) === 0) {
-					throw new TripleFault('translation', `VA ${hex(va)}: expected a writable mapping, got a read-only one`);
+					throw faultAt(va, isWrite, `VA ${hex(va)}: expected a writable mapping, got a read-only one`);
 				}
 				if (!vm.isWritable(mmu.gpa)) {
-					throw new TripleFault('memory', `GPA ${hex(mmu.gpa)}: expected a writable memslot, got a read-only one`);
+					throw noMemory(`GPA ${hex(mmu.gpa)}: expected a writable memslot, got a read-only one`, mmu.gpa, true);
 				}
 			}
 			mmu.spa = (spas[slot] ?? 0) + offset;

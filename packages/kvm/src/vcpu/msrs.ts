@@ -1,17 +1,15 @@
 import { MsrExitReason } from '../abi/capabilities.js';
+import type { CpuidEntry } from '../abi/cpuid.js';
+import { Msr } from '../abi/msr.js';
 import { Register } from '../vcpu-state.js';
 import type { VmState } from '../vm-state.js';
+import { type MsrContext, readMsr, writeMsr } from './msr-table.js';
 import type { RunPage } from './run-page.js';
-import { hex, TripleFault } from './triple-fault.js';
-
-const MSR_EFER = 0xc0000080;
-/** APM vol. 2 §15.34.10. The hardware answers it in the guest; no hypervisor can intercept the read. */
-const MSR_SEV_STATUS = 0xc0010131;
+import { TripleFault } from './triple-fault.js';
 
 const Efer = { lme: 1n << 8n, lma: 1n << 10n } as const;
-/** SCE, LME, LMA, NXE, SVME, FFXSR. */
-const EFER_VALID = 0x5d01n;
 const CR0_PG = 1n << 31n;
+const SevStatus = { sev: 1n, sevEs: 2n } as const;
 
 /** Sets EFER as WRMSR would; LMA is the processor's own. */
 export function writeEfer(registers: BigUint64Array, value: bigint): void {
@@ -30,61 +28,76 @@ export function writeCr0(registers: BigUint64Array, value: bigint): void {
 }
 
 /**
- * RDMSR and WRMSR as KVM handles them (Linux 5.12 arch/x86/kvm/x86.c `kvm_emulate_rdmsr`): the filter first, then what KVM
- * knows, which here is EFER; what it refuses goes to the VMM if KVM_CAP_X86_USER_SPACE_MSR asks for that reason, else #GP.
+ * What became of an access: the value (0 for a write that was done); `exit`: kvm_run is filled, and the VMM's answer stands
+ * there at the next KVM_RUN; `gp`: #GP for the guest.
+ */
+export type MsrOutcome = bigint | 'exit' | 'gp';
+
+/**
+ * RDMSR and WRMSR as KVM handles them (Linux 5.12 to 6.10 arch/x86/kvm/x86.c kvm_emulate_rdmsr): the filter first, then what
+ * KVM knows; what it refuses goes to the VMM if KVM_CAP_X86_USER_SPACE_MSR asks for that reason, else it is #GP.
  * MSR_KVM_MIGRATION_CONTROL is unknown to KVM in both ABIs: the VMM implements it behind a filter.
  *
- * The result is `true` if `run` was filled for an exit.
+ * No register is touched but those that an MSR is: the caller has EDX:EAX, or a GHCB.
  */
 export interface Msrs {
-	/** @throws TripleFault `gp` */
-	read(): boolean;
-	/** @throws TripleFault `gp` */
-	write(): boolean;
+	/** `index`: ECX, 32 bits. */
+	read(index: number): MsrOutcome;
+	write(index: number, value: bigint): MsrOutcome;
 }
 
 /** `onEfer` runs after EFER changed. */
-export function createMsrs(vm: VmState, registers: BigUint64Array, run: RunPage, onEfer: () => void): Msrs {
-	const index = (): number => Number(BigInt.asUintN(32, registers[Register.rcx] ?? 0n));
-
-	const refuse = (isWrite: boolean, msr: number, reason: number, data: bigint): true => {
-		if ((vm.msrExitMask & reason) === 0) {
-			throw new TripleFault('gp', `MSR ${hex(msr)}: expected one that may be ${isWrite ? 'written' : 'read'}: #GP`);
-		}
-		run.exitMsr(isWrite, reason, msr, data);
-		return true;
+export function createMsrs(o: {
+	readonly vm: VmState;
+	readonly registers: BigUint64Array;
+	/** Of the vCPU: `VcpuWord`. */
+	readonly words: Int32Array;
+	readonly cpuid: readonly CpuidEntry[];
+	readonly run: RunPage;
+	readonly onEfer: () => void;
+}): Msrs {
+	const { vm, run, registers } = o;
+	const context: MsrContext = {
+		kernel: vm.kernel,
+		vmWords: vm.words,
+		registers,
+		words: o.words,
+		cpuid: o.cpuid,
+		setEfer: (value) => {
+			writeEfer(registers, value);
+			o.onEfer();
+		},
 	};
+	const refuse = (isWrite: boolean, index: number, reason: number, data: bigint): MsrOutcome => {
+		if ((vm.msrExitMask & reason) === 0) return 'gp';
+		run.exitMsr(isWrite, reason, index, data);
+		return 'exit';
+	};
+	const reasonOf = (refusal: 'unknown' | 'invalid'): number =>
+		refusal === 'unknown' ? MsrExitReason.UNKNOWN : MsrExitReason.INVAL;
 
 	return {
-		read: () => {
-			const msr = index();
-			if (msr === MSR_SEV_STATUS) {
-				setEdxEax(registers, vm.sevActive ? 1n : 0n);
-				return false;
+		read: (index) => {
+			// The processor answers it; no hypervisor can intercept the read (APM vol. 2 §15.34.10).
+			if (index === Msr.SEV_STATUS) {
+				return (vm.sevActive ? SevStatus.sev : 0n) | (vm.sevEs ? SevStatus.sevEs : 0n);
 			}
-			if (!vm.isMsrAllowed(msr, 'read')) return refuse(false, msr, MsrExitReason.FILTER, 0n);
-			if (msr !== MSR_EFER) return refuse(false, msr, MsrExitReason.UNKNOWN, 0n);
-			setEdxEax(registers, registers[Register.efer] ?? 0n);
-			return false;
+			if (!vm.isMsrAllowed(index, 'read')) return refuse(false, index, MsrExitReason.FILTER, 0n);
+			const value = readMsr(context, index, false);
+			return typeof value === 'bigint' ? value : refuse(false, index, reasonOf(value), 0n);
 		},
-		write: () => {
-			const msr = index();
-			const value =
-				(BigInt.asUintN(32, registers[Register.rdx] ?? 0n) << 32n) | BigInt.asUintN(32, registers[Register.rax] ?? 0n);
-			if (msr === MSR_SEV_STATUS) throw new TripleFault('gp', `MSR ${hex(msr)}: expected no write: #GP`);
-			if (!vm.isMsrAllowed(msr, 'write')) return refuse(true, msr, MsrExitReason.FILTER, value);
-			if (msr !== MSR_EFER) return refuse(true, msr, MsrExitReason.UNKNOWN, value);
-			const changesMode = ((value ^ (registers[Register.efer] ?? 0n)) & Efer.lme) !== 0n;
-			const isPaging = ((registers[Register.cr0] ?? 0n) & CR0_PG) !== 0n;
-			if ((value & ~EFER_VALID) !== 0n || (changesMode && isPaging)) {
-				return refuse(true, msr, MsrExitReason.INVAL, value);
-			}
-			writeEfer(registers, value);
-			onEfer();
-			return false;
+		write: (index, value) => {
+			if (index === Msr.SEV_STATUS) return 'gp';
+			if (!vm.isMsrAllowed(index, 'write')) return refuse(true, index, MsrExitReason.FILTER, value);
+			const done = writeMsr(context, index, value, false);
+			return done === 'done' ? 0n : refuse(true, index, reasonOf(done), value);
 		},
 	};
 }
+
+/** EDX:EAX as one value. */
+export const edxEax = (registers: BigUint64Array): bigint =>
+	(BigInt.asUintN(32, registers[Register.rdx] ?? 0n) << 32n) | BigInt.asUintN(32, registers[Register.rax] ?? 0n);
 
 /** EDX:EAX ← a 64-bit value; the upper halves of both registers become zero. */
 export function setEdxEax(registers: BigUint64Array, value: bigint): void {

@@ -37,7 +37,7 @@ export type IoSize = 1 | 2 | 4;
 /**
  * What guest code sees of its vCPU. Virtual addresses are numbers below 2^47. Memory goes through the page tables that
  * CR3 names (with CR0.PG off: identity, private if SEV is active), little-endian, at any alignment.
- * An access that does not translate ends in a triple fault: there is no IDT in this model.
+ * An exception goes through the IDT; without a gate for it the guest is shut down.
  */
 export interface GuestCpu {
 	reg(name: RegName): bigint;
@@ -53,6 +53,28 @@ export interface GuestCpu {
 	cr3: bigint;
 	cr4: bigint;
 	efer: bigint;
+	/** The address that the last page fault named. */
+	readonly cr2: number;
+	/** Current privilege level: 0 … 3. */
+	readonly cpl: number;
+	/** GS.base: what WRGSBASE and RDGSBASE do. */
+	gsBase: number;
+
+	/** LIDT. Gates are 16 bytes each in every mode of this model (APM vol. 2 §4.8.4). */
+	lidt(base: number, limit: number): void;
+	/** Loads TR with a 64-bit TSS: RSP0 at 4, IST1 … IST7 from 0x24 on. Only stack switches need it. */
+	ltr(base: number, limit: number): void;
+	/**
+	 * PROJECT: what a handler cannot find out by decoding instructions, as blocks are not bytes. Valid until the next
+	 * exception. `nrip` is the address after the instruction that faulted, or of the block itself if the fault was in its
+	 * middle; the two infos are EXITINFO1 and EXITINFO2 as the processor gives them to a hypervisor (APM vol. 2 §15):
+	 * IN, OUT: port << 16 | size << 4 | 1 for IN; RDMSR 0, WRMSR 1; an access without memory: error code and address.
+	 */
+	readonly nrip: number;
+	readonly exitInfo1: bigint;
+	readonly exitInfo2: bigint;
+	/** XSAVE of all components: stores the 4096-byte area. */
+	xsave(va: number): void;
 
 	load(va: number, out: Uint8Array): void;
 	store(va: number, data: Uint8Array): void;
@@ -95,14 +117,23 @@ export interface GuestCpu {
 	wrmsr(next: Target): Next;
 	/** In: RAX number, RBX, RCX, RDX, RSI arguments. Out: RAX. */
 	vmmcall(next: Target): Next;
-	/** Intel's opcode: #UD in an SEV guest, otherwise as `vmmcall` (KVM patches the instruction). */
+	/** Intel's opcode: #UD in an SEV guest, otherwise as `vmmcall` (KVM patches the instruction, unless told not to). */
 	vmcall(next: Target): Next;
+	/**
+	 * Executes the three bytes at a virtual address: 0F 01 D9 is VMMCALL, all else #UD. 0F 01 C1 (VMCALL) becomes VMMCALL, in
+	 * memory too, where KVM patches it: not in SEV guests, and not with the quirk off.
+	 */
+	hypercallAt(va: number, next: Target): Next;
 	/** Writes the low `size` bytes of RAX to a port. */
 	out(port: number, size: IoSize, next: Target): Next;
 	/** Reads a port into the low `size` bytes of RAX; a read of 4 bytes clears the upper half. */
 	in(port: number, size: IoSize, next: Target): Next;
-	/** #UD, which is a triple fault here. */
-	ud2(): Next;
+	/** #UD; `next` is where a handler may go on. */
+	ud2(next?: Target): Next;
+	/** Pops RIP, CS, RFLAGS, RSP and SS: 8 bytes each. */
+	iret(): Next;
+	/** VMGEXIT: hands the GHCB to the hypervisor. In a guest without SEV-ES it is a VMMCALL. */
+	vmgexit(next: Target): Next;
 }
 
 /** A run of guest code at a fixed place. */
@@ -146,7 +177,7 @@ export const BLOCK_BYTES = 16;
 /**
  * Puts fragments together.
  *
- * @throws ProgramError `duplicate` label, `overlap` of two blocks, `misplaced` base or label (not a multiple of 16)
+ * @throws ProgramError `duplicate` label, `overlap` of two blocks, `misplaced` base (not a multiple of 16) or label in `at` (of 4)
  */
 export function link(...fragments: readonly CodeFragment[]): GuestProgram {
 	const addresses = new Map<string, number>();
@@ -156,8 +187,10 @@ export function link(...fragments: readonly CodeFragment[]): GuestProgram {
 		for (const [i, [label, block]] of Object.entries(fragment.blocks).entries()) {
 			const at = fragment.at?.[label] ?? fragment.base + BLOCK_BYTES * i;
 			const where = `${fragment.name}.${label}`;
-			if (!Number.isSafeInteger(at) || at < 0 || at % BLOCK_BYTES !== 0) {
-				throw new ProgramError('misplaced', `${where}: expected a multiple of 16, got 0x${at.toString(16)}`);
+			// Labels that were placed one by one may stand where a table of the firmware says, as the start of vCPUs ≠ 0 does.
+			const step = fragment.at?.[label] === undefined ? BLOCK_BYTES : 4;
+			if (!Number.isSafeInteger(at) || at < 0 || at % step !== 0) {
+				throw new ProgramError('misplaced', `${where}: expected a multiple of ${step}, got 0x${at.toString(16)}`);
 			}
 			if (addresses.has(label)) throw new ProgramError('duplicate', `${where}: expected a new label, got a second one`);
 			const other = labels.get(at);

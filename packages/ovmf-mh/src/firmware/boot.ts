@@ -1,7 +1,7 @@
 import { E820Type, e820Entry, encodeBootParams, MAX_E820, MemoryMap } from '@cvm/kvm/guest';
 import type { Block, CodeFragment, GuestCpu, RegName } from '@cvm/kvm/vcpu';
 import { GET_VARIABLE } from './variables.js';
-import { CODE_BASE, FirmwareMemory, fileContents, VARIABLE_FLASH, workWord } from './work-area.js';
+import { CODE_BASE, FirmwareMemory, fileContents, isSevEs, VARIABLE_FLASH, workWord } from './work-area.js';
 
 interface MemoryEntry {
 	readonly addr: number;
@@ -81,9 +81,11 @@ const blocks = {
 			seed: decimal(fileContents(cpu, 'opt/cvm/seed')),
 			stepLimit: decimal(fileContents(cpu, 'opt/cvm/steps')),
 			cpus: Number(workWord(cpu, 'cpus')),
+			kexecs: Number(BigInt.asUintN(8, decimal(fileContents(cpu, 'opt/cvm/kexecs')))),
 			efi: true,
 			workload: word(fileContents(cpu, 'opt/cvm/workload')),
 			getVariable: cpu.address(GET_VARIABLE),
+			apReset: cpu.address(isSevEs(cpu) ? 'fw.mp.reset' : 'fw.ap.reset'),
 			e820: kernelMap(cpu, ramBytes),
 		});
 		cpu.fill(MemoryMap.bootParams, 0x1000, 0);

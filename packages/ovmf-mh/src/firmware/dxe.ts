@@ -4,7 +4,7 @@ import { PAGE_SIZE } from '@cvm/layout';
 import { DECRYPTED, type FirmwareOptions, featureBit } from './options.js';
 import { clearEncryptionMask } from './sec.js';
 import { initialiseVariables, setLiveMigrationVariable } from './variables.js';
-import { CODE_BASE, FirmwareMemory, setWorkWord, VARIABLE_FLASH, workWord } from './work-area.js';
+import { CODE_BASE, FirmwareMemory, isSevEs, setWorkWord, VARIABLE_FLASH, workWord } from './work-area.js';
 
 const FIRST_LEAF = 0x40000000;
 const LEAF_STEP = 0x100;
@@ -60,6 +60,12 @@ function dxeBlocks({ abi = 'upstream', setVariable = 'as-designed' }: FirmwareOp
 		'fw.dxe.ghcb': (cpu) => {
 			cpu.setNum('rdi', MemoryMap.ghcb);
 			cpu.setNum('rsi', MemoryMap.ghcbPages);
+			return cpu.call('fw.report', 'fw.dxe.ap_ghcbs');
+		},
+		'fw.dxe.ap_ghcbs': (cpu) => {
+			if (!isSevEs(cpu)) return cpu.jump('fw.dxe.flash');
+			cpu.setNum('rdi', MemoryMap.apGhcb);
+			cpu.setNum('rsi', (MemoryMap.apGhcbEnd - MemoryMap.apGhcb) / PAGE_SIZE);
 			return cpu.call('fw.report', 'fw.dxe.flash');
 		},
 		'fw.dxe.flash': (cpu) => {
@@ -89,7 +95,7 @@ function dxeBlocks({ abi = 'upstream', setVariable = 'as-designed' }: FirmwareOp
 		'fw.dxe.end': (cpu) => {
 			const vouch = workWord(cpu, 'hypercall') !== 0n && workWord(cpu, 'refused') === 0n;
 			if (vouch && setVariable !== 'absent') setLiveMigrationVariable(cpu, setVariable === 'zero' ? 0 : 1);
-			return cpu.jump('fw.boot');
+			return cpu.jump(isSevEs(cpu) ? 'fw.mp' : 'fw.boot');
 		},
 	};
 }

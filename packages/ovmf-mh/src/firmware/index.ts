@@ -12,6 +12,7 @@
 import type { CodeFragment } from '@cvm/kvm/vcpu';
 import { bootFragment } from './boot.js';
 import { dxeFragment } from './dxe.js';
+import { mpFragment } from './mp.js';
 import type { FirmwareOptions } from './options.js';
 import { peiFragment } from './pei.js';
 import { secFragment } from './sec.js';
@@ -28,4 +29,5 @@ export const ovmfFirmware = (options: FirmwareOptions = {}): readonly CodeFragme
 	dxeFragment(options),
 	bootFragment,
 	runtimeFragment,
+	mpFragment,
 ];

@@ -1,7 +1,7 @@
-import { AP_MAILBOX_MAGIC, apMailbox, MemoryMap } from '@cvm/kvm/guest';
+import { AP_MAILBOX_MAGIC, apMailbox, initGhcb, loadIdt, MemoryMap, writeGhcbMsr } from '@cvm/kvm/guest';
 import type { Block, CodeFragment, GuestCpu } from '@cvm/kvm/vcpu';
 import { guidToBytes, isAligned, PAGE_SIZE } from '@cvm/layout';
-import { CODE_BASE, FirmwareMemory, setWorkWord, workWord } from './work-area.js';
+import { CODE_BASE, FirmwareMemory, isSevEs, setWorkWord, workWord } from './work-area.js';
 
 /** SEV_STATUS (AMD APM vol. 2 §15.34.10): bit 0 says that this guest runs with SEV. Its read is never intercepted. */
 const SEV_STATUS = 0xc0010131n;
@@ -11,6 +11,7 @@ const LARGE_PAGE = 0x200000;
 /** Present, writable, accessed, dirty. */
 const PAGE = 0x63n;
 const LARGE = 0x80n;
+const CR0_PG = 0x80000000n;
 const CR0_PG_PE = 0x80000001n;
 const CR4_PAE = 0x20n;
 const EFER_LME = 0x100n;
@@ -27,14 +28,18 @@ function secretLength(cpu: GuestCpu): number {
 	return SECRET_TABLE.every((byte, i) => byte === guid[i]) && length <= secretBytes ? length : 0;
 }
 
-/** 4 GiB, mapped one to one and private, in 2 MiB leaves; the leaf around the GHCB is split and the GHCB shared. */
-function buildPageTables(cpu: GuestCpu, mask: bigint): void {
+/**
+ * 4 GiB, mapped one to one and private, in 2 MiB leaves; the leaf around the GHCB is split and the GHCB shared. With SEV-ES so
+ * are the GHCBs of the other processors.
+ */
+function buildPageTables(cpu: GuestCpu, mask: bigint, isEs: boolean): void {
 	const top = MemoryMap.secPageTables;
 	const pointers = top + PAGE_SIZE;
 	const directories = top + 2 * PAGE_SIZE;
 	const split = FirmwareMemory.ghcbPageTable;
 	const shared = (address: number) =>
-		address >= MemoryMap.ghcb && address < MemoryMap.ghcb + MemoryMap.ghcbPages * PAGE_SIZE;
+		(address >= MemoryMap.ghcb && address < MemoryMap.ghcb + MemoryMap.ghcbPages * PAGE_SIZE) ||
+		(isEs && address >= MemoryMap.apGhcb && address < MemoryMap.apGhcbEnd);
 	cpu.store(
 		top,
 		pageTable((i) => (i === 0 ? BigInt(pointers) | PAGE | mask : 0n)),
@@ -87,7 +92,18 @@ export function clearEncryptionMask(cpu: GuestCpu, address: number, pages: numbe
 const low32 = (value: bigint) => value & 0xffffffffn;
 
 const blocks = {
-	reset: (cpu) => cpu.jump('fw.sec'),
+	/** The read of this register neither exits nor raises #VC, whatever the guest is. */
+	reset: (cpu) => {
+		cpu.setReg('rcx', SEV_STATUS);
+		return cpu.rdmsr('fw.sec.reset');
+	},
+	// CPUID raises #VC in a SEV-ES guest, and there is no GHCB yet.
+	'fw.sec.reset': (cpu) => {
+		if ((cpu.reg('rax') & 2n) === 0n) return cpu.jump('fw.sec');
+		cpu.setNum('rsp', FirmwareMemory.stackTop);
+		loadIdt(cpu, FirmwareMemory.idt, 'fw.vc.no_ghcb');
+		return cpu.jump('fw.sec');
+	},
 
 	'fw.sec': (cpu) => {
 		cpu.setNum('rax', 1);
@@ -101,6 +117,7 @@ const blocks = {
 	},
 	'fw.sec.leaves': (cpu) => {
 		cpu.setNum('r12', 0);
+		cpu.setNum('r13', 0);
 		if (low32(cpu.reg('rax')) < 0x8000001fn) return cpu.jump('fw.sec.tables');
 		cpu.setNum('rax', 0x8000001f);
 		return cpu.cpuid('fw.sec.sev_leaf');
@@ -114,6 +131,7 @@ const blocks = {
 	},
 	'fw.sec.sev_status': (cpu) => {
 		if ((cpu.reg('rax') & 1n) === 0n) cpu.setNum('r12', 0);
+		else cpu.setReg('r13', cpu.reg('rax'));
 		return cpu.jump('fw.sec.tables');
 	},
 	'fw.sec.tables': (cpu) => {
@@ -124,7 +142,9 @@ const blocks = {
 		cpu.fill(firmware, secret - firmware, 0);
 		cpu.fill(secretEnd, firmwareEnd - secretEnd, 0);
 		setWorkWord(cpu, 'encryptionMask', mask);
-		buildPageTables(cpu, mask);
+		setWorkWord(cpu, 'sevStatus', cpu.reg('r13'));
+		buildPageTables(cpu, mask, isSevEs(cpu));
+		if (isSevEs(cpu)) loadIdt(cpu, FirmwareMemory.idt, 'fw.vc.handler');
 		cpu.cr4 |= CR4_PAE;
 		cpu.cr3 = BigInt(MemoryMap.secPageTables);
 		cpu.efer |= EFER_LME;
@@ -135,9 +155,18 @@ const blocks = {
 	'fw.sec.ghcb': (cpu) => {
 		// Through the new mapping: the host may read these pages, so they must not hold what the private view left there.
 		cpu.fill(MemoryMap.ghcb, MemoryMap.ghcbPages * PAGE_SIZE, 0);
-		return cpu.jump('fw.pei');
+		if (!isSevEs(cpu)) return cpu.jump('fw.pei');
+		for (let at: number = MemoryMap.apGhcb; at < MemoryMap.apGhcbEnd; at += PAGE_SIZE) initGhcb(cpu, at, 1);
+		initGhcb(cpu, MemoryMap.ghcb, 1);
+		cpu.gsBase = MemoryMap.ghcb;
+		return writeGhcbMsr(cpu, MemoryMap.ghcb, 0, 'fw.pei');
 	},
 
+	// From a kernel that hands over to another one: first of all away from its page tables.
+	'fw.ap.reset': (cpu) => {
+		cpu.cr0 &= ~CR0_PG;
+		return cpu.jump('fw.ap.wait');
+	},
 	'fw.ap.wait': (cpu) => {
 		const mailbox = MemoryMap.apMailbox;
 		if (cpu.loadU64(mailbox + apMailbox.offsetOf('magic')) !== AP_MAILBOX_MAGIC) return cpu.hlt('fw.ap.wait');

@@ -10,6 +10,8 @@ export const FirmwareMemory = {
 	flashPageTable: 0x806000,
 	/** Splits the 2 MiB leaf of the firmware area, for the GHCB. */
 	ghcbPageTable: 0x807000,
+	/** SEV-ES: the interrupt descriptor table. */
+	idt: 0x808000,
 	/** {@link WorkArea}. */
 	workArea: 0x80b000,
 	/** Everything from here to `scratchEnd` is cleared before the kernel starts. */
@@ -35,8 +37,12 @@ const Word = {
 	refused: 16,
 	ramBytes: 24,
 	cpus: 32,
+	/** SEV_STATUS. */
+	sevStatus: 40,
 } as const;
 const FILE_TABLE = 0x40;
+/** One byte per processor: it waits to be started. */
+const WAITING = 0x100;
 
 /** Reads a word of the work area. */
 export const workWord = (cpu: GuestCpu, word: keyof typeof Word): bigint =>
@@ -45,8 +51,17 @@ export const workWord = (cpu: GuestCpu, word: keyof typeof Word): bigint =>
 export const setWorkWord = (cpu: GuestCpu, word: keyof typeof Word, value: bigint): void =>
 	cpu.storeU64(FirmwareMemory.workArea + Word[word], value);
 
+/** Whether a processor waits to be started, or says so. */
+export const isWaiting = (cpu: GuestCpu, index: number): boolean =>
+	cpu.loadU8(FirmwareMemory.workArea + WAITING + index) !== 0;
+export const setWaiting = (cpu: GuestCpu, index: number): void =>
+	cpu.storeU8(FirmwareMemory.workArea + WAITING + index, 1);
+
+/** Whether the registers of this guest are encrypted. */
+export const isSevEs = (cpu: GuestCpu): boolean => (workWord(cpu, 'sevStatus') & 2n) !== 0n;
+
 /** The fw_cfg files that the firmware asks for, by number. */
-export const FILES = ['etc/e820', 'opt/cvm/workload', 'opt/cvm/seed', 'opt/cvm/steps'] as const;
+export const FILES = ['etc/e820', 'opt/cvm/workload', 'opt/cvm/seed', 'opt/cvm/steps', 'opt/cvm/kexecs'] as const;
 
 /** Size and selector of a file of {@link FILES}; a selector of 0 means that the directory does not have it. */
 export function fileEntry(cpu: GuestCpu, file: number): { size: number; key: number } {

@@ -1,0 +1,51 @@
+/** The ioctls of /dev/kvm, of a VM and of a vCPU, x86-64. Linux UAPI 6.1 linux/kvm.h. Those of encrypted memory: `SevIoctl`. */
+export const Ioctl = {
+	// /dev/kvm
+	KVM_GET_API_VERSION: 0xae00,
+	KVM_CREATE_VM: 0xae01,
+	KVM_CHECK_EXTENSION: 0xae03,
+	KVM_GET_VCPU_MMAP_SIZE: 0xae04,
+	KVM_GET_SUPPORTED_CPUID: 0xc008ae05,
+	KVM_GET_DEVICE_ATTR: 0x4018aee2,
+	KVM_HAS_DEVICE_ATTR: 0x4018aee3,
+	// a VM
+	KVM_CREATE_VCPU: 0xae41,
+	KVM_GET_DIRTY_LOG: 0x4010ae42,
+	KVM_SET_USER_MEMORY_REGION: 0x4020ae46,
+	KVM_CREATE_IRQCHIP: 0xae60,
+	KVM_CLEAR_DIRTY_LOG: 0xc018aec0,
+	KVM_X86_SET_MSR_FILTER: 0x4188aec6,
+	KVM_RESET_DIRTY_RINGS: 0xaec7,
+	// a VM and a vCPU
+	KVM_ENABLE_CAP: 0x4068aea3,
+	// a vCPU
+	KVM_RUN: 0xae80,
+	KVM_GET_REGS: 0x8090ae81,
+	KVM_SET_REGS: 0x4090ae82,
+	KVM_GET_SREGS: 0x8138ae83,
+	KVM_SET_SREGS: 0x4138ae84,
+	KVM_GET_MSRS: 0xc008ae88,
+	KVM_SET_MSRS: 0x4008ae89,
+	KVM_GET_FPU: 0x81a0ae8c,
+	KVM_SET_FPU: 0x41a0ae8d,
+	KVM_GET_LAPIC: 0x8400ae8e,
+	KVM_SET_LAPIC: 0x4400ae8f,
+	KVM_SET_CPUID2: 0x4008ae90,
+	KVM_GET_CPUID2: 0xc008ae91,
+	KVM_GET_MP_STATE: 0x8004ae98,
+	KVM_SET_MP_STATE: 0x4004ae99,
+	KVM_SET_GUEST_DEBUG: 0x4048ae9b,
+	KVM_GET_VCPU_EVENTS: 0x8040ae9f,
+	KVM_SET_VCPU_EVENTS: 0x4040aea0,
+	KVM_GET_DEBUGREGS: 0x8080aea1,
+	KVM_SET_DEBUGREGS: 0x4080aea2,
+	KVM_GET_XSAVE: 0x9000aea4,
+	KVM_SET_XSAVE: 0x5000aea5,
+	KVM_GET_XCRS: 0x8188aea6,
+	KVM_SET_XCRS: 0x4188aea7,
+} as const;
+/** The name of an ioctl in {@link Ioctl}. */
+export type IoctlName = keyof typeof Ioctl;
+
+/** What KVM_GET_API_VERSION answers. */
+export const KVM_API_VERSION = 12;

@@ -1,0 +1,123 @@
+import { PendingKind, Register } from '../vcpu-state.js';
+import { resetByInit, startAtPage } from './apic.js';
+import { type Core, type CoreParts, EXIT, GO_ON } from './core.js';
+import { Ending } from './guest-cpu.js';
+import { accessMsr, completeIn, completeMsr, ecxOf, emulateCpuid } from './host-instructions.js';
+import { is64Bit, registerRequest } from './hypercalls.js';
+import { setEdxEax } from './msrs.js';
+import { createProcessor } from './processor.js';
+import { ProgramError } from './program.js';
+import { hex, TripleFault } from './triple-fault.js';
+
+/** @throws TripleFault `gp` for code that is not at CPL 0 */
+export function requirePrivilege(registers: BigUint64Array): void {
+	if ((registers[Register.cpl] ?? 0n) !== 0n) {
+		throw new TripleFault('gp', 'privileged instruction: expected CPL 0: #GP');
+	}
+}
+
+/** A vCPU whose registers KVM and the VMM see: every instruction that is intercepted is emulated from them. */
+export function createPlainCore(parts: CoreParts): Core {
+	const { vm, handle, registers, run, hypercalls, pvPages } = parts;
+	const processor = createProcessor(parts);
+	const { cpu } = processor;
+	const get = (index: number): bigint => registers[index] ?? 0n;
+
+	const goOn = (): number => {
+		processor.jump(cpu.to);
+		return GO_ON;
+	};
+	const wait = (kind: number, size = 0): number => {
+		registers[Register.pendingKind] = BigInt(kind);
+		registers[Register.pendingRip] = BigInt(cpu.to);
+		registers[Register.pendingA] = BigInt(size);
+		return EXIT;
+	};
+
+	const hypercall = (): number => {
+		const outcome = hypercalls.dispatch(registerRequest(registers));
+		if (outcome === 'exit') return wait(PendingKind.hypercall);
+		if (outcome === 'leave') return EXIT;
+		registers[Register.rax] = outcome;
+		return goOn();
+	};
+
+	const msr = (kind: number): number => {
+		const outcome = accessMsr(parts, kind, registers);
+		if (outcome === 'exit') return wait(kind);
+		if (outcome === 'gp') {
+			throw new TripleFault('gp', `MSR ${hex(ecxOf(registers))}: expected an access that is allowed: #GP`);
+		}
+		if (kind === PendingKind.rdmsr) setEdxEax(registers, outcome);
+		else pvPages.serve();
+		return goOn();
+	};
+
+	return {
+		processor,
+		complete: () => {
+			const kind = Number(get(Register.pendingKind));
+			if (kind === PendingKind.none) return GO_ON;
+			registers[Register.pendingKind] = BigInt(PendingKind.none);
+			const next = Number(get(Register.pendingRip));
+			if (kind === PendingKind.hypercall) {
+				registers[Register.rax] = hypercalls.complete(is64Bit(registers));
+			} else if (kind === PendingKind.ioIn) {
+				completeIn(run, Number(get(Register.pendingA)), registers);
+			} else if (kind === PendingKind.rdmsr || kind === PendingKind.wrmsr) {
+				if (!completeMsr(run, kind, registers)) {
+					const fault = new TripleFault('gp', 'MSR: expected an answer of the VMM, got an error: #GP');
+					processor.deliver(fault, next);
+					return GO_ON;
+				}
+			}
+			processor.jump(next);
+			return GO_ON;
+		},
+		enter: () => GO_ON,
+		leave: () => undefined,
+		finish: () => {
+			switch (cpu.ending) {
+				case Ending.jump:
+					return goOn();
+				case Ending.hlt:
+					requirePrivilege(registers);
+					processor.jump(cpu.to);
+					parts.halt();
+					return GO_ON;
+				case Ending.cpuid:
+					emulateCpuid(handle, registers);
+					return goOn();
+				case Ending.rdmsr:
+					requirePrivilege(registers);
+					return msr(PendingKind.rdmsr);
+				case Ending.wrmsr:
+					requirePrivilege(registers);
+					return msr(PendingKind.wrmsr);
+				case Ending.vmcall:
+					if (vm.sevActive) throw new TripleFault('ud', 'VMCALL in an SEV guest: #UD');
+					return hypercall();
+				case Ending.vmmcall:
+				case Ending.vmgexit:
+					return hypercall();
+				case Ending.out:
+					requirePrivilege(registers);
+					run.exitIo(true, cpu.port, cpu.ioSize, Number(BigInt.asUintN(32, get(Register.rax))));
+					return wait(PendingKind.ioOut);
+				case Ending.in:
+					requirePrivilege(registers);
+					run.exitIo(false, cpu.port, cpu.ioSize, 0);
+					return wait(PendingKind.ioIn, cpu.ioSize);
+				case Ending.ud2:
+					throw new TripleFault('ud', 'UD2: #UD');
+				default:
+					throw new ProgramError('unfinished', 'block: expected a terminator, got none');
+			}
+		},
+		reset: () => {
+			resetByInit(registers);
+			processor.flushTlb();
+		},
+		start: (vector) => startAtPage(registers, vector),
+	};
+}

@@ -18,6 +18,7 @@ export async function bundle(folder) {
 			host: path('apps/host/src/main.ts'),
 			index: path('apps/host/src/index.ts'),
 			'vcpu-worker': path('apps/host/src/vcpu-worker.ts'),
+			'dirty-vcpu': path('apps/cvm/src/bench/dirty-vcpu.ts'),
 			'devsev-server': path('packages/devsev/src/node/devsev-server.ts'),
 		},
 		outdir: folder,

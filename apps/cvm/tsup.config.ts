@@ -1,4 +1,6 @@
 import { defineConfig } from 'tsup';
 import { library } from '../../tsup.base.js';
 
-export default defineConfig(library({ main: 'src/main.ts' }, { platform: 'node', dts: false }));
+export default defineConfig(
+	library({ main: 'src/main.ts', 'dirty-vcpu': 'src/bench/dirty-vcpu.ts' }, { platform: 'node', dts: false }),
+);

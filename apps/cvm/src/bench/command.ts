@@ -1,6 +1,7 @@
 import { cpus } from 'node:os';
 import { Command } from 'commander';
 import { FAILED } from '../exit.js';
+import { describeDirty, measureDirty } from './dirty.js';
 import { prepareFirmware } from './layers.js';
 import { opensslSpeed, YARDSTICKS, type Yardstick } from './openssl.js';
 import { measureStream } from './stream.js';
@@ -59,7 +60,8 @@ export function benchCommand(exit: (code: number) => void): Command {
 				{ what: 'stream write (raw pages)', pages: write, against: 'aes-128-ecb' },
 				{ what: 'stream read (raw pages)', pages: read, against: 'aes-128-ecb' },
 			];
-			const notes: string[] = [];
+			const dirty = await measureDirty();
+			const notes = describeDirty(dirty);
 			for (const mode of options.quick ? [] : (['psp', 'plain'] as const)) {
 				const whole = await measureWhole(mode, options.memory);
 				rows.push({ what: `whole migration, ${mode}`, pages: whole.pagesPerSecond, against: 'aes-128-gcm' });
@@ -75,7 +77,7 @@ export function benchCommand(exit: (code: number) => void): Command {
 			if (options.json) {
 				const results = rows.map((row) => ({ ...row, 'bytes-per-second': row.pages * PAGE, ratio: ratio(row) }));
 				process.stdout.write(
-					`${JSON.stringify({ cpu: cpus()[0]?.model, node: process.version, openssl: speeds, results, notes }, null, 2)}\n`,
+					`${JSON.stringify({ cpu: cpus()[0]?.model, node: process.version, openssl: speeds, results, dirty, notes }, null, 2)}\n`,
 				);
 				return;
 			}

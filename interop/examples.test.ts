@@ -6,7 +6,7 @@ import { migrated } from './capture.mjs';
 import { run, temporaryFolder } from './programs.js';
 import { pause, startMachine } from './qemu-runs.js';
 
-/* The examples of @cvm/qemu-mig, as a reader of its README would run them, on real streams. */
+/* The examples of @cvm/qemu-mig and @cvm/kvm, as a reader of their READMEs would run them; the former on real streams. */
 
 const folder = temporaryFolder();
 const path = (name: string) => fileURLToPath(new URL(`../${name}`, import.meta.url));
@@ -42,4 +42,10 @@ it('writes a stream that QEMU takes, and reads the same RAM from what QEMU sends
 	const bytes = readFileSync(ram);
 	expect(bytes).toHaveLength(2 ** 20);
 	expect(bytes.every((byte, at) => byte === at >> 12)).toBe(true);
+});
+
+it('runs a guest that negotiates, shares, writes and is harvested', () => {
+	const lines = run(process.execPath, [path('packages/kvm/examples/guest.mjs')]).split('\n');
+	expect(lines[0]).toMatch(/^may be migrated: true /);
+	expect(lines).toContain('dirty frames from 0x2000 on: 111');
 });

@@ -1,68 +1,17 @@
-import * as kvm from '@cvm/kvm/abi';
-import { Cap, ExitReason, IoDirection, MsrExitReason, RunOffset } from '@cvm/kvm/abi';
 import * as ccp from '@cvm/kvm/ccp';
 import * as abi from '@cvm/sev-hw/abi';
 import { COMMANDS, type CommandName, PlatformState, Status } from '@cvm/sev-hw/abi';
 import { describe, expect, it } from 'vitest';
-import { askCompiler, KERNEL_WORDS, kernelHeaders, type Place } from './headers.js';
+import { askCompiler, KERNEL_WORDS, kernelHeaders } from './headers.js';
+import { compareNumbers, comparePairings, type Pairing, placesOf, renamed } from './layout-comparison.js';
 import { temporaryFolder } from './programs.js';
 
 /*
- * Our layouts and numbers against the C headers that Debian ships, by asking a C compiler. Ours is imported, theirs is
+ * Our layouts and numbers of the secure processor against the C headers that Debian ships, by asking a C compiler. Ours is imported, theirs is
  * compiled; the tables here say only which name of ours is which of theirs.
  */
 
 const folder = temporaryFolder();
-
-interface AnyLayout {
-	readonly name: string;
-	readonly size: number;
-	readonly fields: Readonly<Record<string, { readonly offset: number; readonly size: number }>>;
-}
-
-/** Fields of ours that together are members of theirs: `flags+reserved` beside `flags+reserved`, in order. */
-type Names = Readonly<Record<string, string>>;
-type Pairing = readonly [struct: string, ours: AnyLayout, names: Names];
-
-/** The place of some fields that stand next to each other. */
-function union(places: readonly (Place | undefined)[]): Place | undefined {
-	const known = places.filter((place) => place !== undefined);
-	if (known.length !== places.length) return undefined;
-	const start = Math.min(...known.map(([offset]) => offset));
-	const sum = known.reduce((bytes, [, size]) => bytes + size, 0);
-	const end = Math.max(...known.map(([offset, size]) => offset + size));
-	return end - start === sum ? [start, sum] : undefined;
-}
-
-const placesOf = ({ fields }: AnyLayout): Record<string, Place> =>
-	Object.fromEntries(Object.entries(fields).map(([name, { offset, size }]) => [name, [offset, size]]));
-
-const split = (names: string) => names.split('+');
-
-const snakeCase = (name: string) => name.replaceAll(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
-
-/** Compares each pairing: sizes, and every field of both sides with its offset and size. */
-function comparePairings(
-	pairings: readonly Pairing[],
-	compile: (structs: Record<string, string[]>) => ReturnType<typeof askCompiler>,
-) {
-	const answers = compile(
-		Object.fromEntries(pairings.map(([struct, , names]) => [struct, Object.values(names).flatMap(split)])),
-	);
-	for (const [struct, ours, names] of pairings) {
-		const theirs = answers.structs[struct];
-		const mine = placesOf(ours);
-		expect([struct, 'size', ours.size]).toEqual([struct, 'size', theirs?.size]);
-		for (const [our, their] of Object.entries(names)) {
-			const place = union(split(our).map((name) => mine[name]));
-			expect([struct, our, place]).toEqual([struct, our, union(split(their).map((name) => theirs?.members[name]))]);
-		}
-		// Nothing left out, on either side: these structures are packed.
-		expect([struct, Object.keys(names).flatMap(split).sort()]).toEqual([struct, Object.keys(mine).sort()]);
-		const bytes = Object.values(theirs?.members ?? {}).reduce((sum, [, size]) => sum + size, 0);
-		expect([struct, 'bytes', bytes]).toEqual([struct, 'bytes', theirs?.size]);
-	}
-}
 
 const HANDLE = { handle: 'handle' };
 const LAUNCH_UPDATE = { ...HANDLE, reserved: 'reserved', paddr: 'address', length: 'len' };
@@ -209,17 +158,6 @@ const LINUX_STATUS: Readonly<Record<string, string>> = {
 	HWERROR_UNSAFE: 'HWSEV_RET_UNSAFE',
 };
 
-/** Compares numbers of ours with constants of theirs, by name. */
-function compareNumbers(
-	ours: Readonly<Record<string, number>>,
-	compile: (constants: string[]) => ReturnType<typeof askCompiler>,
-) {
-	expect(ours).toEqual(compile(Object.keys(ours)).constants);
-}
-
-const renamed = (numbers: object, rename: (name: string) => string) =>
-	Object.fromEntries(Object.entries(numbers).map(([name, value]) => [rename(name), Number(value)]));
-
 describe("the kernel's include/linux/psp-sev.h", () => {
 	const kernel = kernelHeaders(folder);
 	const ask = (questions: Parameters<typeof askCompiler>[2]) =>
@@ -326,77 +264,5 @@ describe('linux/psp-sev.h for programs', () => {
 			(constants) => ask({ constants }),
 		);
 		expect(AEAD_OFLOW).toBe(0x1d);
-	});
-});
-
-describe('linux/kvm.h', () => {
-	const ask = (questions: Parameters<typeof askCompiler>[2]) =>
-		askCompiler(folder, '#include <linux/kvm.h>', questions);
-
-	it('numbers capabilities, exit reasons and MSR reasons as we do', () => {
-		const ours = {
-			...renamed(Cap, (name) => `KVM_CAP_${name}`),
-			...renamed(ExitReason, (name) => `KVM_EXIT_${name}`),
-			...renamed(MsrExitReason, (name) => `KVM_MSR_EXIT_REASON_${name}`),
-			...renamed(IoDirection, (name) => `KVM_EXIT_IO_${name.toUpperCase()}`),
-		};
-		compareNumbers(ours, (constants) => ask({ constants }));
-	});
-
-	it('numbers the SEV commands and ioctls as we do', () => {
-		const ours = { ...renamed(kvm.SevCommand, (name) => `KVM_SEV_${name}`), ...kvm.SevIoctl };
-		compareNumbers(ours, (constants) =>
-			askCompiler(folder, '#include <sys/ioctl.h>\n#include <linux/kvm.h>', { constants }),
-		);
-	});
-
-	it('has no SEV command that we do not number', () => {
-		const next = Math.max(...Object.values(kvm.SevCommand)) + 1;
-		compareNumbers({ KVM_SEV_NR_MAX: next }, (constants) => ask({ constants }));
-	});
-
-	it('lays out the structures of the SEV commands as we do, field by field', () => {
-		const ours: readonly AnyLayout[] = Object.values(kvm).filter(
-			(value) => typeof value === 'object' && 'fields' in value,
-		);
-		expect(ours.length).toBe(13);
-		const isPadding = (name: string) => /^pad\d?$/.test(name);
-		const membersOf = (layout: AnyLayout) => Object.keys(layout.fields).filter((name) => !isPadding(name));
-		const structs = Object.fromEntries(ours.map((layout) => [layout.name, membersOf(layout).map(snakeCase)]));
-		const answers = ask({ structs }).structs;
-		for (const layout of ours) {
-			const theirs = answers[layout.name];
-			expect([layout.name, layout.size]).toEqual([layout.name, theirs?.size]);
-			const mine = placesOf(layout);
-			for (const name of membersOf(layout)) {
-				expect([layout.name, name, mine[name]]).toEqual([layout.name, name, theirs?.members[snakeCase(name)]]);
-			}
-			// Nothing left out: what is not a member is a compiler's padding behind a 32-bit word.
-			const rest = Object.keys(layout.fields).filter(isPadding);
-			expect(rest.map((name) => mine[name]?.[1])).toEqual(rest.map(() => 4));
-			expect(Object.values(mine).reduce((sum, [, size]) => sum + size, 0)).toBe(layout.size);
-		}
-	});
-
-	it('lays out struct kvm_run as we do', () => {
-		const nested = /^(io|hypercall|mmio|failEntry|internal|msr)([A-Z].*)$/;
-		const special: Readonly<Record<string, string>> = {
-			union: 'padding',
-			failEntryReason: 'fail_entry.hardware_entry_failure_reason',
-		};
-		const memberOf = (name: string): string => {
-			const [, union, rest] = nested.exec(name) ?? [];
-			return (
-				special[name] ??
-				(union === undefined ? snakeCase(name) : `${snakeCase(union)}.${snakeCase(rest ?? '').slice(1)}`)
-			);
-		};
-		// `ioData` is where KVM puts data, not a member.
-		const { ioData, ...members } = RunOffset;
-		const theirs = ask({ structs: { kvm_run: Object.keys(members).map(memberOf) } }).structs['kvm_run'];
-		for (const [name, offset] of Object.entries(members)) {
-			expect([name, offset]).toEqual([name, theirs?.members[memberOf(name)]?.[0]]);
-		}
-		expect(ioData).toBeGreaterThanOrEqual(theirs?.size ?? Number.POSITIVE_INFINITY);
 	});
 });

@@ -4,16 +4,25 @@
 import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { FEATURES, NOT_HERE } from './conformance-features.mjs';
 
 const root = fileURLToPath(new URL('..', import.meta.url));
 const target = join(root, 'docs/conformance.md');
 
+/** Title, source, and the number of rows: each has a test, or a reason why not. */
 const SERIES = {
 	G: [
 		'Guest side',
 		'negotiation and page status of a Linux guest, Linux arch/x86/kernel/kvm.c (v5.16) and the v12 series',
+		8,
 	],
-	P: ['Hypercalls, ioctls and the migration MSR', 'derived from Linux arch/x86/kvm (v5.12 to v6.1) and the v12 series'],
+	P: [
+		'Hypercalls, ioctls and the migration MSR',
+		'derived from Linux arch/x86/kvm (v5.12 to v6.1) and the v12 series',
+		14,
+	],
+	T: ['Kernel selftests', 'what Linux tools/testing/selftests/kvm/x86 (v6.14 to v6.16) asserts, restated', 68],
+	M: ['Mirror VM', 'derived from Linux arch/x86/kvm/svm/sev.c and the QEMU branch mirror_vm (RFC of August 2021)', 8],
 };
 
 /** Every file of the packages and apps, in order. */
@@ -27,11 +36,11 @@ const notes = [];
 for (const file of files) {
 	const text = readFileSync(join(root, file), 'utf8');
 	if (file.endsWith('.test.ts')) {
-		for (const [, , quote, series, number, rest] of text.matchAll(
-			/\b(it|test)(?:\.\w+)*(?:\([^()]*(?:\[[^\]]*\][^()]*)?\))?\((['"`])([GP])-?(\d+): (.*?)\2/g,
-		)) {
-			void quote;
-			rows.push({ series, number: Number(number), text: rest, file });
+		// A title: `'T-7: text'`, or `'G4, P-13: text'` for a test of several rows.
+		for (const [, , names, rest] of text.matchAll(/(['"`])((?:[GPTM]-?\d+(?:, )?)+): (.*?)\1/g)) {
+			for (const [, series, number] of names.matchAll(/([GPTM])-?(\d+)/g)) {
+				rows.push({ series, number: Number(number), text: rest, file });
+			}
 		}
 	} else {
 		const comments = text.replaceAll(/\n\s*(\/\/|\*)/g, ' ');
@@ -51,7 +60,8 @@ const lines = [
 	'The sources of each behaviour are cited where it is implemented; statements that no public source settles are marked there too.',
 	'',
 ];
-for (const [series, [title, source]] of Object.entries(SERIES)) {
+const missing = [];
+for (const [series, [title, source, count]] of Object.entries(SERIES)) {
 	lines.push(
 		`## ${title} (${series})`,
 		'',
@@ -60,8 +70,27 @@ for (const [series, [title, source]] of Object.entries(SERIES)) {
 		'| Row | Behaviour | Test |',
 		'| --- | --- | --- |',
 	);
-	for (const row of rows.filter((r) => r.series === series)) {
-		lines.push(`| ${series}-${row.number} | ${row.text.replaceAll('|', '\\|')} | \`${row.file}\` |`);
+	const own = rows.filter((r) => r.series === series);
+	for (let number = 1; number <= count; number++) {
+		const name = `${series}-${number}`;
+		for (const row of own.filter((r) => r.number === number)) {
+			lines.push(`| ${name} | ${row.text.replaceAll('|', '\\|')} | \`${row.file}\` |`);
+		}
+		if (NOT_HERE[name] !== undefined) lines.push(`| ${name} | not here: ${NOT_HERE[name]} | |`);
+		else if (!own.some((r) => r.number === number)) missing.push(`row ${name}: expected a test, got none`);
+	}
+	lines.push('');
+}
+for (const [source, features] of Object.entries(FEATURES)) {
+	lines.push(`## Features of ${source}`, '', '| Feature | Tests |', '| --- | --- |');
+	for (const [feature, ...tests] of features) {
+		for (const test of tests) {
+			const [file, title] = test.split(' > ');
+			const text = files.includes(file) ? readFileSync(join(root, file), 'utf8') : undefined;
+			if (text === undefined || !text.includes(title ?? ''))
+				missing.push(`${feature}: expected the test ${test}, got none`);
+		}
+		lines.push(`| ${feature} | ${tests.map((test) => `\`${test.replaceAll('|', '\\|')}\``).join('<br>')} |`);
 	}
 	lines.push('');
 }
@@ -70,6 +99,8 @@ for (const note of notes)
 	lines.push(`| ${note.kind} | ${note.what} | ${note.text.replaceAll('|', '\\|')} | \`${note.file}\` |`);
 lines.push('', 'Each package lists its own in full: see the README files under `packages/`.', '');
 
+for (const what of missing) console.error(what);
+if (missing.length > 0) process.exitCode = 1;
 const text = lines.join('\n');
 if (process.argv.includes('--check')) {
 	if (readFileSync(target, 'utf8') !== text) {

@@ -130,6 +130,11 @@ export interface StreamHandler {
 		at: RecordPlace,
 	): void;
 	/** XBZRLE or COMPRESS_PAGE record: `data` as on the wire, at most 4096 or 4110 bytes. */
+	/**
+	 * In place of `zeroPage`, of pages that follow one another, all of zeros and with CONTINUE: record i is the 9 bytes from
+	 * `at.offset` + 9 i on. For readers of memory that is mostly empty; without it each page is told by itself.
+	 */
+	zeroPages?(block: string, address: number, count: number, at: RecordPlace): void;
 	encodedPage?(kind: PageEncoding, block: string, address: number, data: Uint8Array, at: RecordPlace): void;
 	/** MULTIFD_FLUSH record of QEMU >= 8.1; its word may carry an address, which QEMU ignores. */
 	multifdFlush?(address: number, at: RecordPlace): void;
@@ -182,4 +187,6 @@ export interface StreamEnd {
 	readonly description: boolean;
 	/** Bytes after it. */
 	readonly trailing: number;
+	/** The first of them, where a description should have been. */
+	readonly instead?: number;
 }

@@ -48,7 +48,7 @@ export { dense, rawBlock } from './image/sparse.js';
 export type { MemoryStoreOptions, RamStore, RandomFile } from './image/store.js';
 export { createFileStore, createMemoryStore } from './image/store.js';
 export type { Verification, VerifyOptions } from './image/verify.js';
-export { verifyStream } from './image/verify.js';
+export { POSTCOPY_PAUSED, verifyStream } from './image/verify.js';
 export type { Finding, Severity, VerifyRule } from './image/verify-rules.js';
 export { VERIFY_RULES } from './image/verify-rules.js';
 export { writeImage } from './image/write-image.js';

@@ -1,5 +1,5 @@
 import { PAGE_SIZE } from '@cvm/layout';
-import type { Loader, LoaderOptions, PrecopyOptions, RamBlock } from '../src/index.js';
+import type { Loader, LoaderChannel, LoaderOptions, PrecopyOptions, RamBlock } from '../src/index.js';
 import type { FakeTarget } from '../src/testing.js';
 import { createFakeClock, createFakeSource, createFakeTarget } from '../src/testing.js';
 import { fillMemory, prepare, receive, TWO_BLOCKS } from './migration.js';
@@ -8,15 +8,27 @@ import { fillMemory, prepare, receive, TWO_BLOCKS } from './migration.js';
 class Link {
 	#open = true;
 	#left: number;
+	#urgentLeft: number;
+	readonly #channel: LoaderChannel | undefined;
 	readonly #loader: Loader;
 	readonly #toSource: (message: Uint8Array) => void;
 	readonly #closed: () => void;
 	/** Bytes from source to target. */
 	bytes = 0;
+	/** Bytes of urgent pages. */
+	urgentBytes = 0;
 	/** The first of them. */
 	readonly head: number[] = [];
 
-	constructor(loader: Loader, toSource: (message: Uint8Array) => void, closed: () => void, cutAfter: number) {
+	constructor(
+		loader: Loader,
+		toSource: (message: Uint8Array) => void,
+		closed: () => void,
+		cutAfter: number,
+		urgent: { readonly channel: LoaderChannel; readonly cutAfter: number } | undefined,
+	) {
+		this.#channel = urgent?.channel;
+		this.#urgentLeft = urgent?.cutAfter ?? 0;
 		this.#loader = loader;
 		this.#toSource = toSource;
 		this.#closed = closed;
@@ -35,6 +47,18 @@ class Link {
 		},
 	};
 
+	/** The second connection, of `postcopy-preempt`, which breaks together with the first. */
+	readonly urgent = {
+		write: (chunk: Uint8Array): void => {
+			if (!this.#open) throw new Error('link: cut');
+			const part = chunk.subarray(0, this.#urgentLeft);
+			this.#urgentLeft -= part.length;
+			this.urgentBytes += part.length;
+			this.#channel?.push(part);
+			if (part.length < chunk.length) this.cut(true);
+		},
+	};
+
 	readonly reply = {
 		write: (message: Uint8Array): void => {
 			const copy = message.slice();
@@ -44,10 +68,12 @@ class Link {
 		},
 	};
 
-	cut(): void {
+	cut(urgentFirst = false): void {
 		if (!this.#open) return;
 		this.#open = false;
+		if (urgentFirst) this.#channel?.end();
 		this.#loader.end();
+		if (!urgentFirst) this.#channel?.end();
 		this.#closed();
 	}
 }
@@ -66,6 +92,8 @@ export interface PostcopySetup {
 	readonly helper?: boolean;
 	/** Bytes after which each connection breaks; further ones do not. */
 	readonly cuts?: readonly number[];
+	/** Capability `postcopy-preempt`: urgent pages on a second connection, which breaks after so many bytes. */
+	readonly preempt?: { readonly cuts?: readonly number[] };
 	/** Writes of the guest on the target, one per turn. */
 	readonly writes?: readonly GuestWrite[];
 	/** Turns of the guest on the source before it is told to move. */
@@ -87,21 +115,28 @@ export function postcopy(o: PostcopySetup = {}) {
 		source,
 		clock,
 		dialect,
-		capabilities: { postcopyRam: true },
+		capabilities: { postcopyRam: true, postcopyPreempt: o.preempt !== undefined },
+		...(o.preempt && { urgent: { write: (chunk: Uint8Array) => links.at(-1)?.urgent.write(chunk) } }),
 		returnPath: 'return-path',
 		// 15 pages in 100 ms, of which none fits into the downtime.
 		parameters: { maxBandwidth: 600_000, downtimeLimit: 1 },
 		...o.source,
+		...(o.source?.capabilities && {
+			capabilities: { ...o.source.capabilities, postcopyPreempt: o.preempt !== undefined },
+		}),
 		sink: { write: (chunk) => links.at(-1)?.sink.write(chunk) },
 	});
 	const connection = (): Link => {
 		if (loader === undefined) throw new Error('no loader');
 		const cut = o.cuts?.[links.length] ?? Number.POSITIVE_INFINITY;
+		const urgentCut = o.preempt?.cuts?.[links.length] ?? Number.POSITIVE_INFINITY;
+		const urgent = o.preempt && { channel: loader.urgent(), cutAfter: urgentCut };
 		const link: Link = new Link(
 			loader,
 			(message) => links.at(-1) === link && precopy.returnPath.push(message),
 			() => links.at(-1) === link && precopy.returnPath.end(),
 			cut,
+			urgent,
 		);
 		links.push(link);
 		return link;
@@ -122,6 +157,7 @@ export function postcopy(o: PostcopySetup = {}) {
 			expected.push(...source.memory.map((bytes) => bytes.slice()));
 		},
 		...o.target,
+		preempt: o.preempt !== undefined,
 		...postcopyOf((made) => {
 			target = made;
 		}, blocks),
@@ -156,9 +192,10 @@ export function postcopy(o: PostcopySetup = {}) {
 		}
 	};
 	const reconnect = (): void => {
+		const reply = { write: (message: Uint8Array) => links.at(-1)?.reply.write(message) };
+		loader?.recover(reply);
 		const link = connection();
-		loader?.recover(link.reply);
-		precopy.recover(link.sink);
+		precopy.recover(link.sink, o.preempt && link.urgent);
 	};
 	/** Reconnects as long as it pauses. */
 	const run = async () => {

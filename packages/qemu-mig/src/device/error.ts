@@ -1,3 +1,5 @@
+import { oneLine } from '../latin1.js';
+
 /**
  * - `syntax`: not JSON, or not pure ASCII
  * - `shape`: JSON, but not a description: a member is missing, repeated or of the wrong type
@@ -13,7 +15,7 @@ export class DescriptionError extends Error {
 	readonly offset: number;
 
 	constructor(code: DescriptionErrorCode, offset: number, message: string) {
-		super(`VMDESCRIPTION at ${offset}: ${message}`);
+		super(oneLine(`VMDESCRIPTION at ${offset}: ${message}`));
 		this.code = code;
 		this.offset = offset;
 	}
@@ -66,10 +68,8 @@ export class DeviceStateError extends Error {
 
 	constructor(fault: DeviceStateFault) {
 		const { idstr, instanceId, field, offset, expected, got } = fault;
-		super(
-			`device '${idstr}' instance ${instanceId}: body offset ${offset}` +
-				`${field === '' ? '' : ` (${field})`}: expected ${expected}, got ${got}`,
-		);
+		const where = `device '${idstr}' instance ${instanceId}: body offset ${offset}${field === '' ? '' : ` (${field})`}`;
+		super(oneLine(`${where}: expected ${expected}, got ${got}`));
 		this.code = fault.code;
 		this.idstr = idstr;
 		this.instanceId = instanceId;

@@ -258,3 +258,9 @@ describe('walkConfiguration', () => {
 		);
 	});
 });
+
+it('says what is wrong in one line, whatever the body holds', () => {
+	const expected = device(state('d', [], [state('d/one', [plain('n', 'uint8', 1)])]));
+	const body = hex(`05 05 ${ascii('d/\no\t')} 00000001 07`);
+	expect(() => walkDevice(expected, body)).toThrow(/^[^\n\t]*expected subsection 'd\/one', got 'd\/\\x0ao\\x09'$/);
+});

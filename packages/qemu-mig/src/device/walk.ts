@@ -43,6 +43,8 @@ export function walkConfiguration(state: StateDescription, body: Uint8Array, opt
 	return new Walker('configuration', 0, body, options).device(state);
 }
 
+type Mutable<T> = { -readonly [K in keyof T]: T[K] };
+
 /** One walk: where it is in the body, and by which path it got there. */
 class Walker {
 	readonly #idstr: string;
@@ -50,7 +52,8 @@ class Walker {
 	readonly #body: Uint8Array;
 	readonly #view: DataView;
 	readonly #options: WalkOptions;
-	readonly #path: string[] = [];
+	/** Names and fields: of most nobody ever asks for the text. */
+	readonly #path: (string | FieldDescription)[] = [];
 	#at = 0;
 	#nodes = 0;
 
@@ -124,19 +127,18 @@ class Walker {
 	#field(field: FieldDescription): DeviceField {
 		this.#enter();
 		const { name, index, arrayLength, type } = field;
-		this.#path.push(index === undefined ? name : `${name}[${index}]`);
+		this.#path.push(field);
 		const offset = this.#at;
-		const value = this.#value(field);
+		// Filled in, not copied: there are hundreds in a device.
+		const found: DeviceValue & Partial<Mutable<FieldPlace>> = this.#value(field);
 		this.#path.pop();
-		const place: FieldPlace = {
-			name,
-			...(index !== undefined && { index }),
-			...(arrayLength !== undefined && { count: arrayLength }),
-			type,
-			offset,
-			length: this.#at - offset,
-		};
-		return { ...place, ...value };
+		found.name = name;
+		found.type = type;
+		found.offset = offset;
+		found.length = this.#at - offset;
+		if (index !== undefined) found.index = index;
+		if (arrayLength !== undefined) found.count = arrayLength;
+		return found as DeviceField;
 	}
 
 	#value(field: FieldDescription): DeviceValue {
@@ -284,7 +286,11 @@ class Walker {
 	}
 
 	#fail(code: DeviceStateErrorCode, offset: number, expected: string, got: string): DeviceStateError {
-		const field = this.#path.join('.').replaceAll('.[', '[');
+		const names = this.#path.map((one) => {
+			if (typeof one === 'string') return one;
+			return one.index === undefined ? one.name : `${one.name}[${one.index}]`;
+		});
+		const field = names.join('.').replaceAll('.[', '[');
 		return new DeviceStateError({
 			...{ code, offset, expected, got, field },
 			...{ idstr: this.#idstr, instanceId: this.#instanceId },

@@ -33,7 +33,8 @@ export class BlockTable {
 	readonly all: OpenBlock[] = [];
 	readonly store: RamStore | undefined;
 	readonly #byName = new Map<string, OpenBlock>();
-	readonly #detail: FactDetail;
+	/** What is kept of the pages of blocks that are added. */
+	detail: FactDetail;
 	readonly #limit: number;
 	readonly #header = new Uint8Array(2);
 	/** The block asked for last: records mostly stay in one. */
@@ -42,7 +43,7 @@ export class BlockTable {
 
 	constructor(store: RamStore | undefined, detail: FactDetail, limit: number) {
 		this.store = store;
-		this.#detail = detail;
+		this.detail = detail;
 		this.#limit = limit;
 	}
 
@@ -62,7 +63,7 @@ export class BlockTable {
 		const block: OpenBlock = {
 			index: this.all.length,
 			stream,
-			facts: new BlockFacts(Math.ceil(stream.usedLength / PAGE_SIZE), this.#detail),
+			facts: new BlockFacts(Math.ceil(stream.usedLength / PAGE_SIZE), this.detail),
 			listed,
 			stored: this.store?.addBlock(stream.idstr, stream.usedLength) ?? this.all.length,
 			headers: undefined,

@@ -53,6 +53,10 @@ export class ImageBuilder {
 	pageStatus: PageStatus | undefined;
 	detection: Detection | undefined;
 	end: StreamEnd | undefined;
+	/** Where connections broke in postcopy. */
+	readonly cuts: { readonly error: StreamError; readonly input: number; readonly urgent: boolean }[] = [];
+	/** The input that is read; of channels, none. */
+	input = 0;
 	postcopy = false;
 	/** Whether what is read now comes after a gap. */
 	recovering = false;
@@ -62,6 +66,8 @@ export class ImageBuilder {
 	ordered = false;
 	/** Barriers passed in the main stream. */
 	barrier = 0;
+	/** Only kinds are kept, unless the order of channels asks for more. */
+	frugal = false;
 	/** Puts more checks around the handler of an input. */
 	wrap: (handler: StreamHandler, input: number) => StreamHandler = (handler) => handler;
 	dialect: Dialect = 'qemu-7.2';
@@ -103,13 +109,15 @@ export class ImageBuilder {
 	/** The block of a page record. @throws StreamError if it is not listed or ends before the page */
 	locate(name: string, address: number, at: FaultPlace): OpenBlock {
 		const block = this.blocks.find(name) ?? (this.unlisted ? this.blocks.addUnlisted(name) : undefined);
-		const hex = address.toString(16);
 		if (block === undefined) {
+			const hex = address.toString(16);
 			const message = `RAM record: expected a block of the block list, got '${name}'`;
 			const qemu = [`Can't find block ${name}`, `Illegal RAM offset ${hex}`];
 			throw new StreamError({ code: 'block', message, qemu }, at);
 		}
-		if (address >= block.stream.usedLength || address % PAGE_SIZE !== 0) {
+		const page = address / PAGE_SIZE;
+		if (address >= block.stream.usedLength || page !== Math.floor(page)) {
+			const hex = address.toString(16);
 			const length = block.stream.usedLength.toString(16);
 			const message = `RAM record: expected an offset below 0x${length} in '${name}', got 0x${hex}`;
 			throw new StreamError({ code: 'offset', message, qemu: [`Illegal RAM offset ${hex}`] }, at);
@@ -143,6 +151,21 @@ export class ImageBuilder {
 	putZero(block: OpenBlock, address: number, kind: PageKind, offset: number, barrier: number): void {
 		const before = this.notePage(block, address, kind, offset, barrier);
 		if (before !== -1) this.blocks.clear(block, address, before);
+	}
+
+	/** As so many `putZero`, of records of `bytes` bytes one after the other. */
+	putZeros(block: OpenBlock, address: number, count: number, offset: number, bytes: number): void {
+		if (this.ordered || this.recovering || this.blocks.store !== undefined) {
+			for (let i = 0; i < count; i++) {
+				this.putZero(block, address + i * PAGE_SIZE, PageKind.zero, offset + i * bytes, this.barrier);
+			}
+			return;
+		}
+		const end = address + count * PAGE_SIZE;
+		this.tally[PageKind.zero] = (this.tally[PageKind.zero] ?? 0) + count;
+		if (end > block.reached) block.reached = end;
+		block.facts.noteRun(address / PAGE_SIZE, count, PageKind.zero, offset, bytes);
+		if (block.facts.most > this.timeLine.passes) this.timeLine.passes = block.facts.most;
 	}
 
 	/** Ranges that the target drops, since they will be sent again in postcopy. */

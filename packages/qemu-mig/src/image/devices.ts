@@ -16,8 +16,14 @@ export interface DecodedDevice {
 }
 
 /** Decodes every FULL section by the VMDESCRIPTION. */
-export const deviceTrees = (image: StreamImage): DecodedDevice[] =>
-	image.devices.filter(({ section }) => section.type === SectionType.full).map((device) => decoded(image, device));
+export const deviceTrees = (image: StreamImage): DecodedDevice[] => [...eachDevice(image)];
+
+/** The same one by one: there may be thousands. */
+export function* eachDevice(image: StreamImage): Generator<DecodedDevice, void, void> {
+	for (const device of image.devices) {
+		if (device.section.type === SectionType.full) yield decoded(image, device);
+	}
+}
 
 function decoded(image: StreamImage, device: ImageDevice): DecodedDevice {
 	const parsed = image.description?.parsed;

@@ -35,7 +35,8 @@ export interface PageFacts {
 }
 
 /** Pages whose facts are allocated together. */
-const CHUNK_PAGES = 4096;
+const CHUNK_BITS = 12;
+const CHUNK_PAGES = 1 << CHUNK_BITS;
 const RECOVERED = 0x80;
 
 interface Chunk {
@@ -65,9 +66,10 @@ export class BlockFacts implements PageFacts {
 
 	/** Notes a record of the page and returns the kind it had. */
 	note(page: number, kind: PageKind, offset: number, recovered: boolean): PageKind {
-		const number = Math.floor(page / CHUNK_PAGES);
+		// RAM is limited to 2^32 pages.
+		const number = page >>> CHUNK_BITS;
 		const chunk = number === this.#number && this.#chunk !== undefined ? this.#chunk : this.#use(number);
-		const i = page % CHUNK_PAGES;
+		const i = page & (CHUNK_PAGES - 1);
 		const before = ((chunk.kinds[i] ?? 0) & ~RECOVERED) as PageKind;
 		chunk.kinds[i] = recovered ? kind | RECOVERED : kind;
 		const times = chunk.times[i] ?? 0;
@@ -78,6 +80,29 @@ export class BlockFacts implements PageFacts {
 			chunk.last[i] = offset;
 		}
 		return before;
+	}
+
+	/** As `note`, for pages that follow one another, with records of `bytes` bytes. Not in a gap. */
+	noteRun(page: number, count: number, kind: PageKind, offset: number, bytes: number): void {
+		for (let done = 0; done < count; ) {
+			const { kinds, times, first, last } = this.#use((page + done) >>> CHUNK_BITS);
+			const start = (page + done) & (CHUNK_PAGES - 1);
+			const end = Math.min(start + count - done, CHUNK_PAGES);
+			kinds.fill(kind, start, end);
+			let most = this.most;
+			for (let i = start; i < end; i++) {
+				const before = times[i] ?? 0;
+				if (before < 0xffff) times[i] = before + 1;
+				if (before >= most) most = before + 1;
+				if (this.#full) {
+					const at = offset + (done + i - start) * bytes;
+					if (before === 0) first[i] = at;
+					last[i] = at;
+				}
+			}
+			this.most = most;
+			done += end - start;
+		}
 	}
 
 	/** Changes the kind alone. */
@@ -131,16 +156,16 @@ export class BlockFacts implements PageFacts {
 		for (let page = 0; page < this.pages; ) {
 			const chunk = this.#chunks.get(Math.floor(page / CHUNK_PAGES));
 			const end = Math.min(this.pages, page - (page % CHUNK_PAGES) + CHUNK_PAGES);
-			for (; page < end; page++) {
-				const next = chunk?.kinds[page % CHUNK_PAGES] ?? 0;
-				if (next === state) {
-					if (chunk !== undefined) continue;
-					page = end;
-					break;
+			const kinds = chunk?.kinds;
+			while (page < end) {
+				const next = kinds?.[page % CHUNK_PAGES] ?? 0;
+				if (next !== state) {
+					if (page > start) yield run(state, start, page);
+					start = page;
+					state = next;
 				}
-				if (page > start) yield run(state, start, page);
-				start = page;
-				state = next;
+				page =
+					kinds === undefined ? end : page + sameFrom(kinds, page % CHUNK_PAGES, (page % CHUNK_PAGES) + end - page);
 			}
 		}
 		if (this.pages > start) yield run(state, start, this.pages);
@@ -170,6 +195,14 @@ export class BlockFacts implements PageFacts {
 		this.#chunk = chunk;
 		return chunk;
 	}
+}
+
+/** How many bytes from `start` on are the same. */
+function sameFrom(bytes: Uint8Array, start: number, end: number): number {
+	const first = bytes[start];
+	let i = start + 1;
+	while (i < end && bytes[i] === first) i++;
+	return i - start;
 }
 
 const run = (state: number, start: number, end: number): KindRun => ({

@@ -7,6 +7,7 @@ import { parseVmDescription } from '../device/parse.js';
 import { DIALECTS } from '../dialect.js';
 import { StreamError } from '../error.js';
 import type { PageEncoding, Place, SectionInfo, StreamHandler } from '../events.js';
+import { ZERO_RECORD } from '../read/ram.js';
 import type { ImageBuilder } from './builder.js';
 import type { ImageDescription } from './content.js';
 import { PageKind } from './page-kind.js';
@@ -100,6 +101,12 @@ export function createImageHandler(
 		zeroPage(name, address, fill, at) {
 			if (fill === 0) zero(name, address, PageKind.zero, at);
 			else put(name, address, PageKind.filled, page.fill(fill), at);
+		},
+		zeroPages(name, address, count, at) {
+			const block = builder.locate(name, address, at);
+			builder.locate(name, address + (count - 1) * PAGE_SIZE, at);
+			timeLine.page(PageKind.zero, count);
+			builder.putZeros(block, address, count, base + at.offset, ZERO_RECORD);
 		},
 		encodedPage: decoded,
 		mappedPage(name, address, content, present, at) {

@@ -78,6 +78,7 @@ async function readOpened(opened: readonly OpenedInput[], options: OpenOptions, 
 	}
 	const channels = of('multifd').map((input) => ({ input, reader: new ChannelReader(builder, input) }));
 	builder.ordered = channels.length > 0;
+	if (builder.frugal && !builder.ordered) builder.blocks.detail = 'kinds';
 	const pieces = [...of('recovery'), ...of('preempt')];
 	const reading = channels.map(({ input, reader }) => readChannel(input, reader));
 	const read = readMain(main, options, builder, of('recovery').length > 0);
@@ -121,6 +122,7 @@ async function readMain(
 		const cut = isStreamError(error) && error.code === 'truncated' && postcopy >= PostcopyState.listening;
 		if (!mayBeCut || !cut) throw error;
 		builder.note(`${input.name}: cut at offset ${error.offset} in postcopy; read on in what follows`);
+		builder.cuts.push({ error, input: input.index, urgent: false });
 	}
 	return reader.resumeState;
 }
@@ -143,6 +145,7 @@ async function readPiece(
 	} catch (error) {
 		if (!mayBeCut || !isStreamError(error) || error.code !== 'truncated') throw error;
 		builder.note(`${input.name}: cut at offset ${error.offset}`);
+		builder.cuts.push({ error, input: input.index, urgent: stream === 'preempt' });
 	}
 	return stream === 'recovery' ? reader.resumeState : undefined;
 }
@@ -154,6 +157,7 @@ function createReader(
 	kind: Pick<ReaderOptions, 'stream' | 'resume'>,
 ): StreamReader {
 	const { deviceLength, check, compress, pageSizeListed, limits } = options;
+	builder.input = input.index;
 	return new StreamReader({
 		dialect: builder.dialect,
 		handler: builder.wrap(createImageHandler(builder, input.index), input.index),

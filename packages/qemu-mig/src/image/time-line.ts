@@ -32,8 +32,8 @@ export class TimeLine {
 	}
 
 	/** A page record of the main stream. */
-	page(kind: PageKind): void {
-		if (this.#open !== undefined) this.#open.pages[kind] = (this.#open.pages[kind] ?? 0) + 1;
+	page(kind: PageKind, count = 1): void {
+		if (this.#open !== undefined) this.#open.pages[kind] = (this.#open.pages[kind] ?? 0) + count;
 	}
 
 	/** The section ends before `offset`. */

@@ -8,7 +8,7 @@ import {
 	SectionType,
 } from '../abi/stream.js';
 import type { ImageBlock, StreamImage } from './content.js';
-import { deviceTrees } from './devices.js';
+import { eachDevice } from './devices.js';
 import { memoryMap } from './memory-map.js';
 import { PageKind } from './page-kind.js';
 import type { Finding, VerifyRule } from './verify-rules.js';
@@ -54,23 +54,26 @@ function* checkPages(image: StreamImage): Generator<Finding, void, void> {
 		const { idstr, usedLength } = block;
 		if (usedLength % PAGE_SIZE !== 0) yield finding('ram/length', `block '${idstr}' has ${usedLength} bytes`);
 		if (isIgnored(image, block)) continue;
-		yield* missing(block, PageKind.unsent, 'ram/page-missing', 'never sent');
-		yield* missing(block, PageKind.discarded, 'ram/page-discarded', 'discarded and not sent again');
+		yield* missing(block);
 	}
 	if (image.counts.filled > 0) {
 		yield finding('ram/fill', `${image.counts.filled} ZERO records have another fill byte than 0`);
 	}
 }
 
-function* missing(block: ImageBlock, kind: PageKind, rule: VerifyRule, what: string): Generator<Finding, void, void> {
-	let pages = 0;
-	let first = -1;
+function* missing(block: ImageBlock): Generator<Finding, void, void> {
+	const found = new Map<PageKind, { rule: VerifyRule; what: string; pages: number; first: number }>([
+		[PageKind.unsent, { rule: 'ram/page-missing', what: 'never sent', pages: 0, first: 0 }],
+		[PageKind.discarded, { rule: 'ram/page-discarded', what: 'discarded and not sent again', pages: 0, first: 0 }],
+	]);
 	for (const run of block.facts.runs()) {
-		if (run.kind !== kind) continue;
-		pages += run.end - run.start;
-		if (first < 0) first = run.start;
+		const one = found.get(run.kind);
+		if (one === undefined) continue;
+		if (one.pages === 0) one.first = run.start;
+		one.pages += run.end - run.start;
 	}
-	if (pages > 0) {
+	for (const { rule, what, pages, first } of found.values()) {
+		if (pages === 0) continue;
 		yield finding(rule, `block '${block.idstr}': ${pages} pages were ${what}, first ${hex(first * PAGE_SIZE)}`);
 	}
 }
@@ -138,7 +141,7 @@ function* checkDescription(image: StreamImage): Generator<Finding, void, void> {
 		if (!present)
 			yield finding('description/extra', `'${idstr}' instance ${instanceId} is described but not sent`, { offset });
 	}
-	for (const { device, problem: why } of deviceTrees(image)) {
+	for (const { device, problem: why } of eachDevice(image)) {
 		if (why === undefined) continue;
 		const { idstr, instanceId } = device.section;
 		const rule = described(idstr, instanceId) ? 'description/body' : 'description/absent';

@@ -41,6 +41,7 @@ export const VERIFY_RULES = {
 	'status/terminator': ['warning', 'the list of shared ranges ends with 2'],
 	'status/contradiction': ['warning', 'pages in shared ranges are not encrypted'],
 	'sealed/header': ['warning', 'headers of encrypted pages have 52 bytes'],
+	'postcopy/cut': ['info', 'connections of postcopy do not break'],
 	'postcopy/run': ['warning', 'LISTEN is followed by RUN'],
 	'multifd/channel': ['error', 'channels are numbered from 0 without gaps'],
 	'multifd/uuid': ['error', 'channels carry the UUID of the configuration'],

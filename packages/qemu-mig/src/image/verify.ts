@@ -6,6 +6,7 @@ import type { StreamHandler } from '../events.js';
 import { checkConfiguration } from '../load/configuration-check.js';
 import { RamLoader } from '../load/ram.js';
 import type { RamBlock } from '../ports.js';
+import { capabilitiesOf } from '../read/configuration.js';
 import { ImageBuilder } from './builder.js';
 import type { StreamImage } from './content.js';
 import { isImageError } from './error.js';
@@ -39,7 +40,7 @@ export interface Verification {
 	readonly findings: readonly Finding[];
 	/** Findings beyond the limit. */
 	readonly more: number;
-	/** What was read, without page contents. */
+	/** What was read, without page contents, and without offsets of pages unless there are multifd channels. */
 	readonly image: StreamImage;
 	/** Whether the stream was read to its end. */
 	readonly complete: boolean;
@@ -74,6 +75,7 @@ export async function verifyStream(inputs: ImageInputs, options: VerifyOptions =
 	const { as, target, limit = 1000, ...open } = options;
 	const findings = new Findings(limit);
 	const builder = new ImageBuilder({ ramLimit: options.ramLimit });
+	builder.frugal = true;
 	builder.wrap = (handler) => withChecks(handler, builder, findings, target);
 	let complete = false;
 	try {
@@ -84,8 +86,9 @@ export async function verifyStream(inputs: ImageInputs, options: VerifyOptions =
 		);
 		complete = true;
 	} catch (error) {
-		findings.add(faultOf(error));
+		findings.add({ ...faultOf(error), ...(builder.input > 0 && { input: builder.input }) });
 	}
+	for (const cut of builder.cuts) findings.add(cutOf(cut));
 	const image = builder.finish();
 	if (complete) for (const found of checkImage(image)) findings.add(found);
 	return { findings: sorted(findings.list), more: findings.more, image, complete };
@@ -106,6 +109,18 @@ function faultOf(error: unknown): Finding {
 	throw error;
 }
 
+/** What a target says when a connection of postcopy breaks: its guest runs, and it waits for another. */
+export const POSTCOPY_PAUSED = 'Detected IO failure for postcopy. Migration paused.';
+
+/** A connection that broke and that another one continues. QEMU 7.2 migration/savevm.c `postcopy_pause_incoming`. */
+function cutOf({ error, input, urgent }: ImageBuilder['cuts'][number]): Finding {
+	const { offset, section, message, qemu } = error;
+	const place = { offset, input, ...(section === undefined ? {} : { section }) };
+	const text = `${withoutPlace(message)}; postcopy pauses`;
+	// Of the channel of urgent pages it says nothing.
+	return { ...finding('postcopy/cut', text, place), ...(!urgent && { qemu: [...qemu, POSTCOPY_PAUSED] }) };
+}
+
 /** Errors begin with their place, which a finding has apart. */
 const withoutPlace = (message: string): string => message.replace(/^offset \d+( \([^)]*\))?: /, '');
 
@@ -124,7 +139,11 @@ function withChecks(
 		configuration(configuration, at) {
 			handler.configuration?.(configuration, at);
 			if (target?.machineType === undefined) return;
-			const local = { machineType: target.machineType, handover: false, ...(target.uuid && { uuid: target.uuid }) };
+			const local = {
+				...{ machineType: target.machineType, handover: false, ...(target.uuid && { uuid: target.uuid }) },
+				// Whether it is on there is not known.
+				...(builder.dialect === 'qemu-9' && { mappedRam: capabilitiesOf(configuration).includes('mapped-ram') }),
+			};
 			for (const text of checkConfiguration(configuration, local, at)) {
 				findings.add({ ...finding('config/target', text, { offset: at.offset }), severity: 'warning', qemu: [text] });
 			}

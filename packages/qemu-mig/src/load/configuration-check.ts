@@ -1,4 +1,4 @@
-import { HANDOVER_CAPABILITY, IGNORE_SHARED_CAPABILITY } from '../abi/stream.js';
+import { HANDOVER_CAPABILITY, IGNORE_SHARED_CAPABILITY, MAPPED_RAM_CAPABILITY } from '../abi/stream.js';
 import { StreamError } from '../error.js';
 import type { Configuration, Place } from '../events.js';
 import { capabilitiesOf } from '../read/configuration.js';
@@ -8,6 +8,8 @@ export interface LocalConfiguration {
 	readonly machineType: string;
 	readonly uuid?: Uint8Array;
 	readonly handover: boolean;
+	/** Capability `mapped-ram`; absent: unknown here, as before QEMU 9.0. */
+	readonly mappedRam?: boolean;
 }
 
 /**
@@ -33,6 +35,7 @@ function checkCapabilities(received: readonly string[], local: LocalConfiguratio
 	const here = new Map([
 		[IGNORE_SHARED_CAPABILITY, false],
 		[HANDOVER_CAPABILITY, local.handover],
+		...(local.mappedRam === undefined ? [] : [[MAPPED_RAM_CAPABILITY, local.mappedRam] as const]),
 	]);
 	for (const name of received) {
 		if (here.has(name)) continue;

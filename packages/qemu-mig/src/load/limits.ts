@@ -10,16 +10,17 @@ import { LOAD_PARTS } from './options.js';
 
 const notHandled = (what: string, at: Place): never => {
 	throw new StreamError(
-		{ code: 'unsupported', message: `stream: expected what the loader handles, got a ${what}` },
+		{ code: 'unsupported', message: `urgent pages: expected pages that a running guest can take, got a ${what}` },
 		at,
 	);
 };
 
-/** Legal in some dialect, but nothing the loader knows what to do with. */
-export const NOT_HANDLED: StreamHandler = {
+/** Legal in some dialect, but not on the connection of urgent pages. */
+export const NOT_URGENT: StreamHandler = {
+	encryptedPage: (_block, _address, _header, _payload, at) => notHandled('page sealed by SEV firmware', at),
+	sharedRegions: (_block, _address, _regions, _word, at) => notHandled('list of shared regions', at),
 	encryptedBitmap: (_block, _address, _slots, at) => notHandled('bitmap of encrypted pages', at),
 	hostRegions: (_block, _address, _list, at) => notHandled('region list in host order', at),
-	mappedListBegin: (_total, at) => notHandled('mapped-ram file', at),
 };
 
 /** With postcopy the source lists a page size for blocks whose host pages are not the usual ones, which both sides agree on. */
@@ -43,7 +44,11 @@ export function missingParts(
 }
 
 /** @throws RangeError if postcopy is asked for where it cannot work */
-export function checkPostcopy({ handover, reply, multifd, sink, dialect }: LoaderOptions): void {
+export function checkPostcopy({ handover, reply, multifd, sink, dialect, postcopy, preempt }: LoaderOptions): void {
+	if (postcopy === undefined) {
+		if (preempt) throw new RangeError('Postcopy preempt requires postcopy-ram');
+		return;
+	}
 	if (handover) refuse('expected it without hand-over, got both');
 	if (multifd !== undefined) refuse('expected it without multifd, got both');
 	if (reply === undefined) refuse('expected a transport with a reverse direction, got none');

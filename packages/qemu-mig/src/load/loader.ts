@@ -12,11 +12,13 @@ import { LoadAnswers } from './answers.js';
 import { LoadCommands } from './commands.js';
 import { checkConfiguration } from './configuration-check.js';
 import { loadDevice } from './device.js';
-import { checkPostcopy, missingParts, NOT_HANDLED, pageSizeListed } from './limits.js';
+import { checkPostcopy, missingParts, pageSizeListed } from './limits.js';
 import type { LoaderChannel } from './multifd.js';
 import { MultifdInputs } from './multifd.js';
 import type { Loader, LoaderOptions, LoadOutcome, LoadPart, LoadProgress, LoadStatus } from './options.js';
 import { describe, RamLoader } from './ram.js';
+import { ramRecords } from './records.js';
+import { UrgentInput } from './urgent.js';
 
 /**
  * Receives a migration: reads the stream, checks it against the local machine, puts pages and devices in place and, when
@@ -49,6 +51,9 @@ class StreamLoader implements Loader {
 	/** In postcopy: the guest being started. */
 	#starting: Promise<void> | undefined;
 	#eof = false;
+	/** Connection of urgent pages, and what came on earlier ones. */
+	#urgent: UrgentInput | undefined;
+	readonly #urgentBefore: RamLoader[] = [];
 	/** `end` was called while the stream waits for the channels. */
 	#ending = false;
 	#settle: (outcome: LoadOutcome) => void = () => {};
@@ -58,8 +63,8 @@ class StreamLoader implements Loader {
 		this.#options = options;
 		this.#handover = options.handover ?? false;
 		this.#answers = new LoadAnswers(reply, this.#warnings);
+		checkPostcopy(options);
 		if (postcopy !== undefined) {
-			checkPostcopy(options);
 			this.#postcopy = new PostcopyTarget(sink.blocks, postcopy, (message) => this.#answers.send(message));
 		}
 		this.#ram = new RamLoader(sink, this.#postcopy);
@@ -82,13 +87,15 @@ class StreamLoader implements Loader {
 	}
 
 	get progress(): LoadProgress {
+		const rams = [this.#ram, ...this.#urgentRams];
+		const sum = (count: (ram: RamLoader) => number): number => rams.reduce((total, ram) => total + count(ram), 0);
 		return {
 			parts: this.#parts,
 			bytes: this.#reader.offset,
-			plainPages: this.#ram.plainPages,
-			zeroPages: this.#ram.zeroPages,
-			privatePages: this.#ram.privatePages,
-			encodedPages: this.#ram.encodedPages,
+			plainPages: sum((ram) => ram.plainPages),
+			zeroPages: sum((ram) => ram.zeroPages),
+			privatePages: sum((ram) => ram.privatePages),
+			encodedPages: sum((ram) => ram.encodedPages),
 			devices: this.#devices,
 			warnings: this.#warnings,
 		};
@@ -127,8 +134,28 @@ class StreamLoader implements Loader {
 		return this.#postcopy?.fault(block, page) ?? false;
 	}
 
+	urgent(): LoaderChannel {
+		const { preempt } = this.#options;
+		const postcopy = this.#postcopy;
+		if (!preempt || postcopy === undefined) throw new RangeError('urgent: expected option preempt, got none');
+		if (this.#urgent !== undefined) throw new RangeError('urgent: expected one connection at a time, got another');
+		const input = new UrgentInput(this.#options, postcopy.connection(), () => this.#reader.resumeState);
+		this.#urgent = input;
+		const step = (work: () => void): void => {
+			if (this.#urgent !== input || this.#status === 'postcopy-paused') return;
+			this.#guard(() => {
+				work();
+				this.#postcopyEnded();
+			});
+		};
+		return { push: (chunk) => step(() => input.push(chunk)), end: () => step(() => input.end()), waiting: false };
+	}
+
 	recover(reply: ByteSink): boolean {
 		if (this.#status !== 'postcopy-paused') return false;
+		if (this.#urgent !== undefined) this.#urgentBefore.push(this.#urgent.ram);
+		this.#urgent = undefined;
+		this.#eof = false;
 		this.#reader = this.#newReader({ stream: 'recovery', resume: this.#reader.resumeState });
 		this.#answers.reconnect(reply);
 		this.#setStatus('postcopy-recover');
@@ -157,6 +184,13 @@ class StreamLoader implements Loader {
 
 	#ended(): void {
 		this.#reader.end();
+		if (this.#starting !== undefined) {
+			// What is missing still comes on the other connection, if there is one.
+			if (this.#options.preempt && this.#urgent === undefined) {
+				throw this.#fault('incomplete', 'postcopy-preempt: expected a connection of urgent pages, got none');
+			}
+			return;
+		}
 		// EOF was read, or the line above would have thrown: a missing description is only worth a warning.
 		if (this.#state === 'loading') this.#withoutDescription();
 		if (this.#state === 'awaiting-commit') {
@@ -182,27 +216,16 @@ class StreamLoader implements Loader {
 		return {
 			header: (_version, at) => this.#arrived('header', at),
 			configuration: (configuration, at) => {
-				const { machineType, uuid } = this.#options;
-				const local = { machineType, handover: this.#handover, ...(uuid === undefined ? {} : { uuid }) };
+				const { machineType, uuid, mappedRam, dialect } = this.#options;
+				const local = {
+					...{ machineType, handover: this.#handover, ...(uuid === undefined ? {} : { uuid }) },
+					...(dialect === 'qemu-9' && { mappedRam: mappedRam ?? false }),
+				};
 				this.#warnings.push(...checkConfiguration(configuration, local, at));
 				this.#arrived('configuration', at);
 			},
-			blockList: (blocks, _total, at) => {
-				ram.blockList(blocks, at);
-				this.#arrived('block-list', at);
-			},
-			rawPage: (block, address, page, at) => ram.rawPage(block, address, page, at),
-			zeroPage: (block, address, fill, at) => ram.zeroPage(block, address, fill, at),
-			encryptedPage: (block, address, header, payload, at, prefix) =>
-				ram.encryptedPage(block, address, header, payload, at, prefix),
-			sharedRegions: (block, address, regions, _terminator, at) => {
-				ram.sharedRegions(block, address, regions, at);
-				this.#arrived('shared-regions', at);
-			},
-			encodedPage: (kind, block, address, data, at) => ram.encodedPage(kind, block, address, data, at),
-			migrationHelperPage: (block, address, header, page, at) => ram.helperPage(block, address, header, page, at),
+			...ramRecords(ram, this.#options, (part, at) => this.#arrived(part, at)),
 			multifdFlush: () => this.#reachedBarrier('flush'),
-			...NOT_HANDLED,
 			endOfRecords: (_address, at) => {
 				ram.flush(at);
 				this.#reachedBarrier('section');
@@ -216,10 +239,10 @@ class StreamLoader implements Loader {
 			eof: (at) => this.#reachedEof(at),
 			vmDescription: (_json, at) => {
 				this.#arrived('description', at);
-				if (this.#state === 'loading') this.#loaded();
+				if (this.#state === 'loading' && this.#starting === undefined) this.#loaded();
 			},
 			trailing: () => {
-				if (this.#state === 'loading') this.#withoutDescription();
+				if (this.#state === 'loading' && this.#starting === undefined) this.#withoutDescription();
 			},
 		};
 	}
@@ -232,10 +255,23 @@ class StreamLoader implements Loader {
 		if (at.packaged) return;
 		this.#eof = true;
 		this.#arrived('eof', at);
-		if (this.#starting !== undefined) {
-			this.#step('loaded');
-			this.#finish();
-		} else if (this.#options.vmDescription === false && !this.#handover) this.#loaded();
+		if (this.#starting !== undefined) this.#postcopyEnded();
+		else if (this.#options.vmDescription === false && !this.#handover) this.#loaded();
+	}
+
+	/** In postcopy: whether nothing more can come. */
+	get #whole(): boolean {
+		return this.#eof && (!this.#options.preempt || this.#urgent?.complete === true);
+	}
+
+	#postcopyEnded(): void {
+		if (this.#starting === undefined || this.#state !== 'loading' || !this.#whole) return;
+		this.#step('loaded');
+		this.#finish();
+	}
+
+	get #urgentRams(): RamLoader[] {
+		return this.#urgent === undefined ? this.#urgentBefore : [...this.#urgentBefore, this.#urgent.ram];
 	}
 
 	#commit(at: Place): void {
@@ -264,7 +300,7 @@ class StreamLoader implements Loader {
 	/** Whether a failure only means that another connection is needed. QEMU 7.2 migration/savevm.c `postcopy_pause_incoming`. */
 	#pause(fault: StreamError): boolean {
 		if (this.#status !== 'postcopy-active' && this.#status !== 'postcopy-recover') return false;
-		if (this.#eof) return false;
+		if (this.#whole) return false;
 		this.#warnings.push(fault.message, 'Detected IO failure for postcopy. Migration paused.');
 		this.#answers.reconnect(undefined);
 		this.#postcopy?.paused();

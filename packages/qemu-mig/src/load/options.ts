@@ -72,10 +72,14 @@ export interface LoaderOptions {
 	readonly limits?: Partial<ReaderLimits>;
 	/** Capability `compress`: compressed pages are taken. Default false, which refuses them as QEMU does. */
 	readonly compress?: boolean;
+	/** Capability `mapped-ram` of dialect `qemu-9`: the stream is such a file, from its magic on. Default false. */
+	readonly mappedRam?: boolean;
 	/** Capability `multifd`: pages come on more connections, see {@link Loader.channel}. */
 	readonly multifd?: MultifdInputsOptions;
 	/** Capability `postcopy-ram`; needs `reply`. Not with hand-over. */
 	readonly postcopy?: PostcopyMemory;
+	/** Capability `postcopy-preempt`: pages that were asked for come on another connection, see {@link Loader.urgent}. */
+	readonly preempt?: boolean;
 	/** The status changed. Must not throw. */
 	status?(status: LoadStatus): void;
 	/** A part is complete. Must not throw. */
@@ -97,6 +101,11 @@ export interface Loader {
 	readonly waiting: boolean;
 	/** One more connection of `multifd`; its first bytes say which. @throws RangeError without option `multifd` */
 	channel(): LoaderChannel;
+	/**
+	 * The connection of `preempt`; with `recover` another one begins. When it breaks, or the main one, postcopy pauses, and the
+	 * host closes both. @throws RangeError without option `preempt`, or if there is one already
+	 */
+	urgent(): LoaderChannel;
 	/**
 	 * The guest waits for a page of 4096 bytes that is missing. True: it was asked for and will be placed. False: nothing is
 	 * missing there, try again.

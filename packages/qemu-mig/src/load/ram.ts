@@ -4,7 +4,7 @@ import { StreamError } from '../error.js';
 import type { PageEncoding, Place, StreamBlock } from '../events.js';
 import type { PageOpener, PageSink, RecordLayout, SessionPrefix, SharedRegion } from '../ports.js';
 import { hostPageSize } from '../postcopy/host-page.js';
-import type { PostcopyTarget } from '../postcopy/target.js';
+import type { PostcopyPages } from '../postcopy/target.js';
 import { PageDecoder } from './encoded.js';
 
 /** Most pages given to an opener at once. */
@@ -19,7 +19,7 @@ export class RamLoader {
 	encodedPages = 0;
 	/** Private pages that came sealed, not for the in-guest helper: a list of shared regions follows such. */
 	sealedPages = 0;
-	readonly #postcopy: PostcopyTarget | undefined;
+	readonly #postcopy: PostcopyPages | undefined;
 	readonly #decoder = new PageDecoder();
 	readonly #sink: PageSink;
 	readonly #blocks: ReadonlyMap<string, number>;
@@ -34,7 +34,7 @@ export class RamLoader {
 	#headerLength = 0;
 	#layout: RecordLayout = { header: 0, payload: 0, stride: 0 };
 
-	constructor(sink: PageSink, postcopy?: PostcopyTarget) {
+	constructor(sink: PageSink, postcopy?: PostcopyPages) {
 		this.#sink = sink;
 		this.#postcopy = postcopy;
 		this.#blocks = new Map(sink.blocks.map(({ idstr }, index) => [idstr, index]));

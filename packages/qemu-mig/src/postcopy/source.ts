@@ -17,6 +17,7 @@ import { hostPageSize } from './host-page.js';
 import { writePackage } from './package.js';
 import { RequestQueue } from './requests.js';
 import { SourceRecovery } from './source-recovery.js';
+import { UrgentSender } from './urgent-sender.js';
 
 /** What {@link PostcopySource} works with. */
 export interface PostcopySourceOptions {
@@ -27,6 +28,8 @@ export interface PostcopySourceOptions {
 	readonly pacer: Pacer;
 	readonly parameters: PrecopyParameters;
 	readonly release: boolean;
+	/** The connection of `postcopy-preempt`. */
+	readonly urgent?: ByteSink;
 	status(status: MigrationStatus): void;
 }
 
@@ -37,7 +40,7 @@ class Broken extends Error {
 
 /**
  * The source's half of postcopy: tells what the target must forget, sends the devices and lets the guest run there, then
- * sends what is left, what the guest waits for first.
+ * sends what is left, what the guest waits for first, or on a connection of its own.
  *
  * | Status | Event | Next |
  * | --- | --- | --- |
@@ -55,6 +58,8 @@ export class PostcopySource implements PostcopyAnswers {
 	readonly #o: PostcopySourceOptions;
 	readonly #requests: RequestQueue;
 	readonly #released: PagesToRelease;
+	/** Of the present connection. */
+	#urgent: UrgentSender | undefined;
 	#recovery: SourceRecovery | undefined;
 	#paused = false;
 	#recovered: (what: 'recover' | 'abandon') => void = () => {};
@@ -63,6 +68,7 @@ export class PostcopySource implements PostcopyAnswers {
 		this.#o = options;
 		this.#requests = new RequestQueue(options.source.blocks, options.output.statistics);
 		this.#released = new PagesToRelease(options.source, options.ram.dirty, options.release);
+		this.#urgent = this.#urgentSender(options.urgent);
 	}
 
 	/** Everything up to the point where the guest runs on the target. The guest is stopped and the log read. */
@@ -98,12 +104,13 @@ export class PostcopySource implements PostcopyAnswers {
 	}
 
 	/** False unless paused. */
-	recover(sink: ByteSink): boolean {
+	recover(sink: ByteSink, urgent?: ByteSink): boolean {
 		if (!this.#paused) return false;
 		this.#paused = false;
 		const { output, answers } = this.#o;
 		output.reconnect(sink);
 		answers.reconnect();
+		this.#urgent = this.#urgentSender(urgent);
 		this.#recovery = new SourceRecovery(this.#o.source.blocks, this.#o.ram.dirty, output);
 		this.#recovered('recover');
 		return true;
@@ -121,9 +128,9 @@ export class PostcopySource implements PostcopyAnswers {
 		if (this.#paused) return undefined;
 		switch (message.type) {
 			case ReturnMessage.reqPagesId:
-				return this.#requests.add(message.block, message.start, message.length);
+				return this.#asked(message.block, message.start, message.length);
 			case ReturnMessage.reqPages:
-				return this.#requests.add(undefined, message.start, message.length);
+				return this.#asked(undefined, message.start, message.length);
 			default:
 				return this.#recovery === undefined
 					? `message type ${message.type}`
@@ -133,6 +140,19 @@ export class PostcopySource implements PostcopyAnswers {
 
 	broken(message: string): void {
 		if (!this.#paused) this.#o.output.waiter.interrupt(new Broken(message));
+	}
+
+	#asked(name: string | undefined, start: bigint, length: number): string | undefined {
+		const fault = this.#requests.add(name, start, length);
+		this.#urgent?.serve();
+		return fault;
+	}
+
+	#urgentSender(sink: ByteSink | undefined): UrgentSender | undefined {
+		if (sink === undefined) return undefined;
+		const { output, source, ram } = this.#o;
+		const { blocks } = source;
+		return new UrgentSender({ sink, output, blocks, ram, requests: this.#requests, released: this.#released });
 	}
 
 	/** One command per 12 runs of pages that the target lacks, or has outdated. */
@@ -156,17 +176,20 @@ export class PostcopySource implements PostcopyAnswers {
 		while (ram.pending > 0) {
 			await this.#part();
 			pacer.update(output.clock.now(), output.position);
-			while (output.position > pacer.stopPosition && ram.pending > 0 && this.#requests.empty) {
+			while (output.position > pacer.stopPosition && ram.pending > 0 && !this.#mustServe) {
 				const rest = Math.max(1, pacer.remainingTime(output.clock.now()));
 				await output.wait(Promise.race([output.clock.sleep(rest), this.#requests.arrival()]));
 				pacer.update(output.clock.now(), output.position);
 			}
 		}
+		if (this.#urgent !== undefined) await output.wait(this.#urgent.idle());
 		output.begin('end');
 		output.end();
 		output.writer.eof();
 		if (answers.state.at === 'streaming') answers.step({ type: 'sent' });
 		await output.flush();
+		if (this.#urgent !== undefined) await output.wait(this.#urgent.finish());
+		this.#released.flushed();
 		while (answers.state.at !== 'completed') await output.wait(answers.changed());
 	}
 
@@ -197,7 +220,9 @@ export class PostcopySource implements PostcopyAnswers {
 	#next(background: boolean): boolean {
 		const { ram, source } = this.#o;
 		const { dirty } = ram;
-		for (let asked = this.#requests.take(); asked !== undefined; asked = this.#requests.take()) {
+		while (this.#mustServe) {
+			const asked = this.#requests.take();
+			if (asked === undefined) break;
 			if (!dirty.isDirty(asked.block, asked.page)) continue;
 			this.#hostPage(asked.block, asked.page);
 			return true;
@@ -220,6 +245,11 @@ export class PostcopySource implements PostcopyAnswers {
 		this.#released.sent(block, first, size / PAGE_SIZE);
 	}
 
+	/** Whether somebody waits for a page on this connection. */
+	get #mustServe(): boolean {
+		return this.#urgent === undefined && !this.#requests.empty;
+	}
+
 	#ping(value: number): void {
 		this.#o.output.writer.command(Command.ping, encodeCommand({ command: Command.ping, value }));
 	}
@@ -228,6 +258,8 @@ export class PostcopySource implements PostcopyAnswers {
 	#pause(): Promise<'recover' | 'abandon'> {
 		this.#paused = true;
 		this.#recovery = undefined;
+		this.#urgent?.close();
+		this.#urgent = undefined;
 		this.#requests.clear();
 		this.#released.paused();
 		const recovered = new Promise<'recover' | 'abandon'>((resolve) => {

@@ -9,12 +9,22 @@ import { HostPageAssembly } from './assembly.js';
 import { hostPageSize, pageSizeSummary } from './host-page.js';
 import { ReceivedPages } from './received.js';
 
+/** What puts pages into postcopy memory. One for each connection, which may be in the middle of a host page. */
+export interface PostcopyPages {
+	/** Pages go through {@link PostcopyMemory} from now on. */
+	readonly listening: boolean;
+	readonly received: ReceivedPages;
+	/** A page in the clear; undefined: of zeros. It is placed when its host page is complete. */
+	page(block: number, address: number, bytes: Uint8Array | undefined, at: Place): void;
+	/** A page for the in-guest helper. */
+	sealed(block: number, address: number, header: Uint8Array, bytes: Uint8Array, at: Place): void;
+}
+
 /**
  * The target's half of postcopy: which pages are here, which the guest waits for, and putting host pages into a running guest
  * whole. QEMU 7.2 migration/postcopy-ram.c, migration/ram.c `ram_load_postcopy`, migration/savevm.c.
  */
-export class PostcopyTarget {
-	/** Pages go through {@link PostcopyMemory} from now on. */
+export class PostcopyTarget implements PostcopyPages {
 	listening = false;
 	/** Requests sent, repeats included. */
 	requests = 0;
@@ -71,16 +81,32 @@ export class PostcopyTarget {
 		this.#memory.watch();
 	}
 
-	/** A page in the clear; undefined: of zeros. It is placed when its host page is complete. */
 	page(block: number, address: number, bytes: Uint8Array | undefined, at: Place): void {
-		const whole = this.#assembly.add(block, address, bytes, at);
+		this.#page(this.#assembly, block, address, bytes, at);
+	}
+
+	/** The same for one more connection, as long as that lasts. */
+	connection(): PostcopyPages {
+		const target = this;
+		const assembly = new HostPageAssembly(this.#blocks);
+		return {
+			get listening() {
+				return target.listening;
+			},
+			received: this.received,
+			page: (block, address, bytes, at) => this.#page(assembly, block, address, bytes, at),
+			sealed: (block, address, header, bytes, at) => this.sealed(block, address, header, bytes, at),
+		};
+	}
+
+	#page(assembly: HostPageAssembly, block: number, address: number, bytes: Uint8Array | undefined, at: Place): void {
+		const whole = assembly.add(block, address, bytes, at);
 		if (whole === undefined) return;
 		if (whole.bytes === undefined) this.#memory.placeZero(block, whole.address);
 		else this.#memory.place(block, whole.address, whole.bytes);
 		this.#arrived(block, whole.address);
 	}
 
-	/** A page for the in-guest helper. */
 	sealed(block: number, address: number, header: Uint8Array, bytes: Uint8Array, at: Place): void {
 		const info = this.#blocks[block];
 		if (info === undefined || hostPageSize(info) !== PAGE_SIZE || this.#memory.placeSealed === undefined) {

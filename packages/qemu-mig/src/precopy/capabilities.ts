@@ -1,4 +1,5 @@
 import { DIALECTS } from '../dialect.js';
+import type { ByteSink } from '../ports.js';
 import type { PrecopyOptions } from './options.js';
 
 /** QEMU's migration capabilities of the same names, as far as a source needs them; all off by default. */
@@ -11,6 +12,8 @@ export interface PrecopyCapabilities {
 	readonly compress?: boolean;
 	/** `postcopy-ram`: the guest may move before its memory does (`startPostcopy`). Not with multifd or a hand-over. */
 	readonly postcopyRam?: boolean;
+	/** `postcopy-preempt`: in postcopy, pages that the guest waits for go on a connection of their own, `urgent`. */
+	readonly postcopyPreempt?: boolean;
 	/** `release-ram`: in postcopy, pages that the target has are given back (`source.release`). */
 	readonly releaseRam?: boolean;
 	/** `pause-before-switchover`: waits, with the guest stopped, for `continue`. */
@@ -25,12 +28,13 @@ export interface PrecopyCapabilities {
 export function checkCapabilities({
 	capabilities = {},
 	multifd,
+	urgent,
 	source,
 	vm,
 	dialect,
 	returnPath,
 }: PrecopyOptions): void {
-	const { autoConverge, xbzrle, compress, postcopyRam, releaseRam } = capabilities;
+	const { autoConverge, xbzrle, compress, postcopyRam, postcopyPreempt, releaseRam } = capabilities;
 	if (autoConverge && vm.throttle === undefined) refuse('auto-converge: expected a VM with throttle, got none');
 	if (multifd !== undefined) {
 		if (multifd.sinks.length < 1 || multifd.sinks.length > 255) {
@@ -41,6 +45,8 @@ export function checkCapabilities({
 		}
 	}
 	if (releaseRam && source.release === undefined) refuse('release-ram: expected a source with release, got none');
+	if (postcopyPreempt && !postcopyRam) refuse('Postcopy preempt requires postcopy-ram');
+	checkUrgent(capabilities, urgent);
 	if (!postcopyRam) return;
 	if (compress) refuse('Postcopy is not currently compatible with compression');
 	if (returnPath !== 'return-path') refuse(`postcopy-ram: expected returnPath 'return-path', got '${returnPath}'`);
@@ -50,6 +56,13 @@ export function checkCapabilities({
 				'RECEIVE_UPDATE_DATA is not allowed after RECEIVE_FINISH, and a guest runs only after that',
 		);
 	}
+}
+
+/** Whether there is a connection for urgent pages exactly if the capability wants one. @throws RangeError */
+export function checkUrgent({ postcopyPreempt = false }: PrecopyCapabilities, urgent: ByteSink | undefined): void {
+	if (postcopyPreempt === (urgent !== undefined)) return;
+	const [expected, got] = postcopyPreempt ? ['one', 'none'] : ['none', 'one'];
+	refuse(`postcopy-preempt: expected ${expected} as the connection of urgent pages, got ${got}`);
 }
 
 function refuse(message: string): never {

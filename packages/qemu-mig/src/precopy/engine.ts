@@ -6,7 +6,7 @@ import { PostcopySource } from '../postcopy/source.js';
 import { describeSections } from '../write/description.js';
 import { Answers } from './answers.js';
 import type { PrecopyCapabilities } from './capabilities.js';
-import { checkCapabilities } from './capabilities.js';
+import { checkCapabilities, checkUrgent } from './capabilities.js';
 import { attempt, failureOf, PrecopyError } from './failure.js';
 import type { MigrationStatus } from './info.js';
 import { MultifdSender } from './multifd-sender.js';
@@ -118,8 +118,9 @@ class PrecopyEngine implements Precopy {
 		return true;
 	}
 
-	recover(sink: ByteSink): boolean {
-		return this.#postcopy?.recover(sink) ?? false;
+	recover(sink: ByteSink, urgent?: ByteSink): boolean {
+		checkUrgent(this.#capabilities, urgent);
+		return this.#postcopy?.recover(sink, urgent) ?? false;
 	}
 
 	abandon(): boolean {
@@ -316,6 +317,7 @@ class PrecopyEngine implements Precopy {
 			pacer: this.#pacer,
 			parameters: this.parameters,
 			release: this.#capabilities.releaseRam ?? false,
+			...(this.#options.urgent && { urgent: this.#options.urgent }),
 			status: (status) => this.#status(status),
 		});
 		this.#status('postcopy-active');

@@ -45,6 +45,11 @@ export interface PrecopyOptions {
 	readonly capabilities?: PrecopyCapabilities;
 	/** More connections, for pages only. */
 	readonly multifd?: MultifdSinks;
+	/**
+	 * The connection of capability `postcopy-preempt`, for pages that the guest waits for. QEMU takes the connection that
+	 * it accepts first for the main one, and must have this one before the guest moves.
+	 */
+	readonly urgent?: ByteSink;
 	/** Default `none`. */
 	readonly returnPath?: ReturnPathMode;
 	/** With `handover`: the source gives the guest up for good. A rejection leaves the guest with the source. */
@@ -92,8 +97,11 @@ export interface Precopy {
 	/**
 	 * Goes on with postcopy on another connection, while its status is `postcopy-paused`; otherwise false. What the target
 	 * answers there is fed to `returnPath` as before; to be called before the first of it is.
+	 *
+	 * @param urgent with capability `postcopy-preempt`, which breaks and recovers with the main connection
+	 * @throws RangeError if it is missing, or there without that capability
 	 */
-	recover(sink: ByteSink): boolean;
+	recover(sink: ByteSink, urgent?: ByteSink): boolean;
 	/**
 	 * Gives up in the status `postcopy-paused`; otherwise false. `run` fails, and the source must not resume unless it is
 	 * certain that the guest never ran on the target.

@@ -49,6 +49,17 @@ export class Output {
 		this.waiter = new Waiter();
 	}
 
+	/** Runs work whose records go to another writer than the main one. It must not wait. */
+	through<T>(writer: StreamWriter, work: () => T): T {
+		const main = this.writer;
+		this.writer = writer;
+		try {
+			return work();
+		} finally {
+			this.writer = main;
+		}
+	}
+
 	/** Bytes sent or about to be, on all connections: what the bandwidth is spent on. */
 	get position(): number {
 		return this.writer.position + this.statistics.multifdBytes + (this.multifd?.queued ?? 0);

@@ -19,6 +19,8 @@ export class PrecopyStatistics {
 	passes = 0;
 	/** Messages by which the target asked for pages. */
 	postcopyRequests = 0;
+	/** Pages that went on the connection of `postcopy-preempt`. */
+	urgentPages = 0;
 	dirtyPagesRate = 0;
 	mbps = 0;
 	pagesPerSecond = 0;

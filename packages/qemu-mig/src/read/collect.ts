@@ -14,7 +14,7 @@ const recorded = (at: RecordPlace): RecordPlace => ({ ...placed(at), continued: 
 export const collectEvents = (
 	emit: (event: StreamEvent) => void,
 	keep: (data: Uint8Array) => Uint8Array,
-): Required<StreamHandler> => ({
+): Required<Omit<StreamHandler, 'zeroPages'>> => ({
 	header: (version, at) => emit({ type: 'header', version, at: placed(at) }),
 	configuration: (configuration, at) => emit({ type: 'configuration', configuration, at: placed(at) }),
 	sectionBegin: (section, at) => emit({ type: 'sectionBegin', section, at: placed(at) }),

@@ -41,6 +41,11 @@ export class DeviceReader {
 			const result = findFooter(window.view, window.at + scanned, window.end, context);
 			scanned = result.at - window.at;
 			if (result.found) return scanned;
+			if (!more || scanned > cursor.limits.deviceBody) {
+				// Nothing that can follow does: perhaps this is the last section, and what comes after EOF no description.
+				const last = findFooter(window.view, window.at, window.end, { ...context, ended: false, anyTail: true });
+				if (last.found) return last.at - window.at;
+			}
 			this.#checkDeviceLength(scanned);
 			// Without a footer the body has no end: wait for one byte more than there can be.
 			if (!more) yield* cursor.need(window.end - window.at + 1);

@@ -10,6 +10,8 @@ export interface ScanContext {
 	readonly descriptionLimit: number;
 	/** No more bytes will come. */
 	readonly ended: boolean;
+	/** EOF may be followed by anything, as a target takes it: for bodies that end nowhere else. */
+	readonly anyTail?: boolean;
 }
 
 const Verdict = { no: 0, yes: 1, undecided: 2 } as const;
@@ -29,7 +31,7 @@ export interface ScanResult {
  * mistaken, it must hold 0x7e, its own 32-bit id and a plausible element: the header of a section with a printable
  * name, PART or END of a known id, a known command, or EOF followed by a description that begins with `{`, by a
  * hand-over command, or by the end. Give the reader a `deviceLength` where lengths are known and that cannot happen.
- * In return one legal but odd stream is not understood: bytes after EOF that are not a description.
+ * A stream whose EOF is followed by other bytes is understood by a second look, with `anyTail`.
  */
 export function findFooter(view: DataView, from: number, end: number, context: ScanContext): ScanResult {
 	const bytes = new Uint8Array(view.buffer, view.byteOffset, end);
@@ -68,6 +70,7 @@ function elementAt(view: DataView, at: number, end: number, context: ScanContext
 }
 
 function afterEof(view: DataView, at: number, end: number, context: ScanContext): Verdict {
+	if (context.anyTail) return Verdict.yes;
 	if (at >= end) return Verdict.undecided;
 	const type = view.getUint8(at);
 	if (type === SectionType.command) {

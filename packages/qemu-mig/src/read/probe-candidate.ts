@@ -154,6 +154,8 @@ export class Candidate {
 				this.#record('host-regions', at, 0, `subtype 2, list of ${regions.length} regions in host order`),
 			encryptedBitmap: (_block, _address, slots, at) =>
 				this.#record('bitmap', at, 0, `subtype 2, bitmaps of ${slots.length} memory slots`),
+			// Read at once: they tell nothing.
+			zeroPages: () => {},
 			multifdFlush: (_address, at) => this.#record('flush', at, 0, 'MULTIFD_FLUSH, nothing behind it'),
 			eof: (at) => {
 				if (!at.packaged) throw STOP;

@@ -13,6 +13,9 @@ import type { ReaderOptions, ResumeState } from './options.js';
 /** Record addresses from here on have no exact `number`. */
 const ADDRESS_LIMIT = 2 ** 53;
 
+/** Bytes of a zero page whose block is the last one. */
+export const ZERO_RECORD = 9;
+
 /** The parts of {@link ReaderOptions} that concern RAM. */
 export type RamOptions = Pick<ReaderOptions, 'handler' | 'compress' | 'check' | 'pageSizeListed' | 'resume'>;
 
@@ -64,6 +67,7 @@ export class RamReader {
 		const namedFlags = this.#namedFlags;
 		const handler = this.#handler;
 		const encrypted = this.#encrypted;
+		const runs = handler.zeroPages !== undefined;
 		for (;;) {
 			place.offset = window.offset;
 			if (window.end - window.at < 8) yield* this.#word();
@@ -89,6 +93,14 @@ export class RamReader {
 				if (kind === RamFlag.zero) {
 					if (window.end - window.at < 1) yield* this.#cursor.need(1);
 					const fill = window.view.getUint8(window.at++);
+					if (fill === 0 && runs && place.continued) {
+						const more = this.#zerosAfter(high, low, address);
+						if (more > 0) {
+							window.at += more * ZERO_RECORD;
+							handler.zeroPages?.(block, address, 1 + more, place);
+							continue;
+						}
+					}
 					handler.zeroPage?.(block, address, fill, place);
 					continue;
 				}
@@ -113,13 +125,22 @@ export class RamReader {
 		}
 	}
 
-	/** Waits for a record's word. QEMU takes missing bytes for zeroes and stumbles over the flags. */
+	/** How many records like the one that was just read follow in the window, each of the page after. */
+	#zerosAfter(high: number, low: number, address: number): number {
+		const { view, at, end } = this.#cursor.window;
+		const most = Math.min(Math.floor((end - at) / ZERO_RECORD), Math.ceil((this.#limit - address) / PAGE_SIZE) - 1);
+		let count = 0;
+		for (let i = at, next = low + PAGE_SIZE; count < most && next <= 0xffffffff; i += ZERO_RECORD, next += PAGE_SIZE) {
+			if (view.getUint32(i + 4) !== next || view.getUint32(i) !== high || view.getUint8(i + 8) !== 0) break;
+			count++;
+		}
+		return count;
+	}
+
+	/** Waits for a record's word. QEMU takes missing bytes for zeroes and stumbles over the flags, but not in postcopy. */
 	*#word(): Parse {
 		const before = this.#cursor.onTruncation;
-		this.#cursor.onTruncation = {
-			qemu: ['Unknown combination of migration flags: 0x0'],
-			strerror: 'Invalid argument',
-		};
+		if (!this.postcopy) this.#cursor.onTruncation = NO_WORD;
 		yield* this.#cursor.need(8);
 		this.#cursor.onTruncation = before;
 	}
@@ -217,6 +238,8 @@ export class RamReader {
 
 const addressText = (high: number, low: number): string =>
 	((BigInt(high) << 32n) | BigInt((low & ~0xfff) >>> 0)).toString(16);
+
+const NO_WORD = { qemu: ['Unknown combination of migration flags: 0x0'], strerror: 'Invalid argument' } as const;
 
 const badXbzrle = (message: string, what: string, address: number): StreamFault => ({
 	code: 'record',

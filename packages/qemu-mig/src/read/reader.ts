@@ -308,12 +308,14 @@ export class StreamReader {
 
 	*#rest(description: boolean): Parse<StreamEnd> {
 		const cursor = this.#cursor;
+		let instead: number | undefined;
 		for (cursor.mark(); yield* cursor.reach(1); cursor.mark()) {
 			const rest = yield* cursor.takePiece(Number.MAX_SAFE_INTEGER);
+			if (!description) instead ??= rest[0];
 			this.#trailing += rest.length;
 			this.#handler.trailing?.(rest, cursor.place);
 		}
-		return { description, trailing: this.#trailing };
+		return { description, trailing: this.#trailing, ...(instead === undefined ? {} : { instead }) };
 	}
 
 	*#description(): Parse {

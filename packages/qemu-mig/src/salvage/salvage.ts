@@ -100,7 +100,9 @@ class SalvageRun {
 	/** A reader from `start` on. `lead`: bytes it is given first, which are not in the stream. */
 	#segment(start: number, lead: number, resume: ResumeState | undefined, first = false): Segment {
 		const base = start - lead;
-		const handler = this.#watch(createImageHandler(this.#builder, 0, { base }), base);
+		// Page by page: each record counts.
+		const { zeroPages: _, ...single } = createImageHandler(this.#builder, 0, { base });
+		const handler = this.#watch(single, base);
 		const { limits } = this.#options;
 		const reader = new StreamReader({
 			dialect: this.#builder.dialect,

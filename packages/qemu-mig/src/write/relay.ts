@@ -5,7 +5,7 @@ import type { StreamWriter } from './writer.js';
  * A handler that writes every event again: from a reader to a writer, the bytes are the same. Spread it and replace
  * single events to rewrite a stream.
  */
-export const createRelay = (writer: StreamWriter): Required<StreamHandler> => ({
+export const createRelay = (writer: StreamWriter): Required<Omit<StreamHandler, 'zeroPages'>> => ({
 	header: (version) => writer.header(version),
 	configuration: (configuration) => writer.configuration(configuration),
 	sectionBegin: (section) => writer.sectionBegin(section),

@@ -1,8 +1,9 @@
 import { readFileSync } from 'node:fs';
 import { fc } from '@fast-check/vitest';
 import type { WriteImageOptions } from '../../src/image.js';
-import type { Dialect, StreamHandler } from '../../src/index.js';
-import { createRelay, encodeReturn, StreamReader, StreamWriter } from '../../src/index.js';
+import { openImage } from '../../src/image.js';
+import type { DeviceDescription, Dialect, StreamHandler } from '../../src/index.js';
+import { createRelay, encodeReturn, findDevice, StreamReader, StreamWriter } from '../../src/index.js';
 import { createCollectingSink } from '../../src/testing.js';
 import { ALL_DIALECTS, dialectStream, mappedStream } from '../dialect-streams.js';
 import { contentStream, opened, randomContent, rewritten } from '../image-fixtures.js';
@@ -43,6 +44,22 @@ async function shortFixture(): Promise<Uint8Array> {
 	reader.end();
 	await writer.flush();
 	return sink.bytes();
+}
+
+/** A device of QEMU's stream of a PC. */
+export interface DeviceSeed {
+	readonly description: DeviceDescription;
+	readonly body: Uint8Array;
+	readonly version: number;
+}
+
+export async function devicesOfFixture(): Promise<DeviceSeed[]> {
+	const { devices, description } = await openImage(await shortFixture());
+	const parsed = description?.parsed;
+	return devices.flatMap(({ section, body }) => {
+		const found = parsed && findDevice(parsed, section.idstr, section.instanceId);
+		return found === undefined ? [] : [{ description: found, body, version: section.version }];
+	});
 }
 
 /** Tells `seen` the name and offset of each event. */

@@ -16,12 +16,15 @@ import {
 	decodeReturn,
 	decodeXbzrle,
 	deviceLengths,
+	deviceToJson,
+	diffDevices,
 	inflatePage,
 	parseVmDescription,
 	ReturnPathReader,
 	readStream,
 	StreamReader,
 	StreamWriter,
+	walkDevice,
 	ZstdDecoder,
 } from '../../src/index.js';
 import { createCollectingSink, createFakeTarget } from '../../src/testing.js';
@@ -29,7 +32,7 @@ import { rewritten } from '../image-fixtures.js';
 import type { Dice } from './damage.js';
 import { damaged } from './damage.js';
 import type { Seed } from './seeds.js';
-import { returnSeed, watching, zstdSeeds } from './seeds.js';
+import { devicesOfFixture, returnSeed, watching, zstdSeeds } from './seeds.js';
 
 /** One damaged migration. */
 export interface FuzzCase {
@@ -120,6 +123,7 @@ function load(c: FuzzCase): void {
 		device: () => 'loaded',
 		finish: () => {},
 		compress: true,
+		...(c.seed.name === 'mapped' && { mappedRam: true }),
 	});
 	for (const piece of cut(main(c), c.dice.oneOf(CHUNKS))) loader.push(piece);
 	loader.end();
@@ -161,6 +165,21 @@ function description({ dice, seed, inputs }: FuzzCase): void {
 	deviceLengths(parseVmDescription(damaged(dice, whole, [], inputs[0] ?? whole).data));
 }
 
+/** The fixture's devices: how each is described, and its bytes. */
+const DEVICES = devicesOfFixture();
+
+/** The body of a device of QEMU's, damaged, read by its description; and by that of any other device. */
+async function deviceState({ dice, inputs }: FuzzCase): Promise<void> {
+	const all = await DEVICES;
+	const seed = dice.oneOf(all);
+	const { body, version } = seed;
+	const layout = (dice.below(4) === 0 ? dice.oneOf(all) : seed).description;
+	const bad = damaged(dice, body.length === 0 ? new Uint8Array(1) : body, [0], inputs[0] ?? body).data;
+	const tree = walkDevice(layout, bad, { version: dice.below(4) === 0 ? dice.below(20) : version });
+	deviceToJson(tree);
+	if (diffDevices(tree, tree).length > 0) throw new Error('a device differs from itself');
+}
+
 /** Everything that takes bytes of others. What each throws must be a typed error. */
 export const TARGETS: Readonly<Record<string, (c: FuzzCase) => void | Promise<void>>> = {
 	reader: (c) => readWith(c),
@@ -175,6 +194,14 @@ export const TARGETS: Readonly<Record<string, (c: FuzzCase) => void | Promise<vo
 	pull: async (c) => {
 		const step = counted(EVENTS_PER_BYTE * main(c).length + 100);
 		for await (const _event of readStream(cut(main(c), c.dice.oneOf(CHUNKS)), { dialect: 'auto' })) step();
+	},
+	/** Whatever follows some record, as if it came on the channel of urgent pages. */
+	urgent: (c) => {
+		const data = main(c).subarray(c.seed.marks.length === 0 ? 0 : c.dice.oneOf(c.seed.marks));
+		const handler = watching(counted(EVENTS_PER_BYTE * data.length + 100));
+		const reader = new StreamReader({ dialect: c.seed.dialect, stream: 'preempt', handler });
+		for (const piece of cut(data, c.dice.oneOf(CHUNKS))) reader.push(piece);
+		reader.end();
 	},
 	image,
 	/** It reports, and never throws. */
@@ -195,4 +222,5 @@ export const TARGETS: Readonly<Record<string, (c: FuzzCase) => void | Promise<vo
 	codecs,
 	returnPath,
 	description,
+	deviceState,
 };

@@ -42,6 +42,8 @@ export interface Machine {
 	readonly monitor: Monitor;
 	/** Guest-physical memory from 0 on. */
 	memory(bytes: number): Promise<Uint8Array>;
+	/** Its error output so far. */
+	said(): string;
 	/** Ends this process, and no other. */
 	end(): Promise<void>;
 }
@@ -59,6 +61,14 @@ export async function completed({ monitor }: Machine): Promise<void> {
 	} finally {
 		clearTimeout(timer);
 	}
+}
+
+/** Waits until a side of a migration has the status. */
+export async function reached({ monitor }: Machine, status: string): Promise<void> {
+	for (let tries = 0; tries < 200; tries++, await pause(50)) {
+		if ((await monitor.execute('query-migrate')).status === status) return;
+	}
+	throw new Error(`QEMU: expected status ${status}`);
 }
 
 /** Starts a QEMU with a QMP socket in `folder`. @throws with what it said if it does not start */
@@ -85,6 +95,7 @@ export async function startMachine(folder: string, argv: readonly string[]): Pro
 		return {
 			monitor: { ...monitor, execute },
 			memory,
+			said: () => complaints,
 			end: async () => {
 				monitor.close();
 				await end();

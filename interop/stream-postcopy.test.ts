@@ -4,7 +4,7 @@ import type { ImageInput } from '@cvm/qemu-mig/image';
 import { createMemoryStore, openImage, verifyStream } from '@cvm/qemu-mig/image';
 import { expect, it } from 'vitest';
 import type { Machine, Recorder, Recording, Settings } from './qemu-runs.js';
-import { completed, configure, pause, startMachine, startRecorder } from './qemu-runs.js';
+import { completed, configure, pause, reached, startMachine, startRecorder } from './qemu-runs.js';
 import {
 	bios,
 	expectAccepted,
@@ -25,7 +25,7 @@ async function between(
 	settings: Settings,
 	work: (source: Machine, target: Machine, uri: string) => Promise<void>,
 	bytes: number,
-): Promise<{ recording: Recording; before: Uint8Array; after: Uint8Array }> {
+): Promise<{ recording: Recording; others: Recording[]; before: Uint8Array; after: Uint8Array }> {
 	const source = await startMachine(folder, argv);
 	try {
 		const target = await startMachine(folder, [...argv, '-S', '-incoming', 'defer']);
@@ -42,9 +42,9 @@ async function between(
 			} finally {
 				recorder.close();
 			}
-			const [recording] = recorder.recordings();
+			const [recording, ...others] = recorder.recordings();
 			if (recording === undefined) throw new Error('nothing came');
-			return { recording, before: await source.memory(bytes), after: await target.memory(bytes) };
+			return { recording, others, before: await source.memory(bytes), after: await target.memory(bytes) };
 		} finally {
 			await target.end();
 		}
@@ -60,14 +60,6 @@ function returnTypes(backward: Uint8Array): number[] {
 	reader.push(backward);
 	reader.end();
 	return types;
-}
-
-/** Waits until a side of a migration has the status. */
-async function reached({ monitor }: Machine, status: string): Promise<void> {
-	for (let tries = 0; tries < 200; tries++, await pause(50)) {
-		if ((await monitor.execute('query-migrate')).status === status) return;
-	}
-	throw new Error(`QEMU: expected status ${status}`);
 }
 
 it.each([
@@ -111,6 +103,7 @@ it('reads a migration whose connection broke in postcopy, and how it went on', a
 	const argv = [...pc(...bios), '-m', '16'];
 	const again = join(folder, 'again');
 	const second: Recorder[] = [];
+	let said = '';
 	const parameters = { 'max-bandwidth': MIB, 'max-postcopy-bandwidth': MIB / 4, 'downtime-limit': 1 };
 	try {
 		const { recording, after } = await between(
@@ -131,6 +124,8 @@ it('reads a migration whose connection broke in postcopy, and how it went on', a
 				second.push(recorder);
 				await configure(source.monitor, { parameters: { 'max-postcopy-bandwidth': 1024 * MIB } });
 				await source.monitor.execute('migrate', { uri: recorder.uri, resume: true });
+				await completed(target);
+				said = target.said();
 			},
 			16 * MIB,
 		);
@@ -140,6 +135,11 @@ it('reads a migration whose connection broke in postcopy, and how it went on', a
 		const { findings, complete } = await verifyStream(inputs);
 		expect(findings.filter(({ severity }) => severity === 'error')).toEqual([]);
 		expect(complete).toBe(true);
+		// Judged as a target, the two streams make it say what this one said.
+		const judged = await verifyStream(inputs, { as: 'qemu-7.2' });
+		expect([judged.complete, judged.findings.filter(({ severity }) => severity === 'error')]).toEqual([true, []]);
+		const lines = judged.findings.flatMap(({ qemu = [] }) => qemu);
+		expect(said).toBe(lines.map((line) => `qemu-system-x86_64: ${line}\n`).join(''));
 		const [begun, went] = await relayedPieces(recording.forward, rest.forward);
 		// The last element may be cut: a page at most.
 		expect(begun.length).toBeGreaterThan(recording.forward.length - 4200);
@@ -166,4 +166,36 @@ it('reads a migration whose connection broke in postcopy, and how it went on', a
 	} finally {
 		for (const recorder of second) recorder.close();
 	}
+});
+
+it('reads both connections of a postcopy with urgent pages apart', async () => {
+	const argv = [...pc(...bios), '-m', '16'];
+	const parameters = { 'max-bandwidth': MIB / 2, 'max-postcopy-bandwidth': MIB / 4, 'downtime-limit': 1 };
+	const { recording, others, after } = await between(
+		argv,
+		{ capabilities: ['return-path', 'postcopy-ram', 'postcopy-preempt'] },
+		async (source, target, uri) => {
+			await configure(source.monitor, { parameters });
+			await source.monitor.execute('migrate', { uri });
+			await reached(source, 'active');
+			await source.monitor.execute('migrate-start-postcopy');
+			await reached(target, 'postcopy-active');
+			// Makes it wait for every page of the first MiB that is missing.
+			await target.memory(MIB);
+			await configure(source.monitor, { parameters: { 'max-postcopy-bandwidth': 1024 * MIB } });
+		},
+		16 * MIB,
+	);
+	expect(others).toHaveLength(1);
+	const inputs = [recording.forward, ...others.map(({ forward }) => forward)].map((source): ImageInput => ({ source }));
+	for (const options of [{}, { as: 'qemu-7.2' } as const]) {
+		const { findings, complete } = await verifyStream(inputs, options);
+		expect(findings.filter(({ severity }) => severity === 'error')).toEqual([]);
+		expect(complete).toBe(true);
+	}
+	const image = await openImage(inputs, { store: createMemoryStore() });
+	expect(image.inputs.map(({ kind }) => kind)).toEqual(['migration', 'preempt']);
+	expect(others[0]?.forward.length).toBeGreaterThan(8);
+	expectMemory(image, after);
+	await expectAccepted(image, argv, after, otherWays(0, 'raw'));
 });

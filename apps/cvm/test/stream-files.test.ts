@@ -59,6 +59,36 @@ describe('rewrite', () => {
 		expect(found.description).toBe(false);
 	});
 
+	it('takes multifd channels along: the same bytes in as many files, or their pages in another form', async () => {
+		await done('convert', CAPTURE, '--to', 'multifd', '--compression', 'zstd', '-o', folder.at('mf'));
+		const inputs = ['mf', 'mf.0', 'mf.1'];
+		const paths = inputs.map((name) => folder.at(name));
+		await done('rewrite', ...paths, '-o', folder.at('again'));
+		for (const [i, name] of ['again', 'again.0', 'again.1'].entries()) {
+			expect(Buffer.compare(folder.read(name), folder.read(inputs[i] ?? '')), name).toBe(0);
+		}
+		for (const encoding of ['raw', 'zlib', 'xbzrle']) {
+			await done('rewrite', ...paths, '--encoding', encoding, '-o', folder.at(encoding));
+			expect(await same(CAPTURE, folder.at(encoding))).toBe('equal\n');
+		}
+	});
+
+	it('refuses channels that are damaged, missing in other forms, or have nowhere to go', async () => {
+		await done('convert', CAPTURE, '--to', 'multifd', '-o', folder.at('mf'));
+		const paths = ['mf', 'mf.0', 'mf.1'].map((name) => folder.at(name));
+		const bad = folder.write('bad', folder.read('mf.1').subarray(0, 5000));
+		const cut = await stream('rewrite', ...paths.slice(0, 2), bad, '-o', folder.at('out'));
+		expect([cut.code, cut.stderr]).toMatchObject([1, expect.stringMatching(/^cvm: [^\n]+\n$/)]);
+		const half = await stream('rewrite', ...paths.slice(0, 2), '--encoding', 'raw', '-o', folder.at('out'));
+		expect(half).toMatchObject({ code: 1, stdout: '' });
+		const out = await stream('rewrite', ...paths, '-o', '-');
+		expect(out).toMatchObject({
+			code: 2,
+			stderr: expect.stringContaining('expected a file for a stream with channels'),
+		});
+		expect(folder.names()).toEqual(['bad', 'mf', 'mf.0', 'mf.1']);
+	});
+
 	it('leaves nothing of a stream that is damaged', async () => {
 		const cut = folder.write('cut', capture().subarray(0, 300_000));
 		const { code, stderr } = await stream('rewrite', cut, '-o', folder.at('other'));
@@ -179,5 +209,17 @@ describe('diff', () => {
 			equal: false,
 			pages: [{ block: 'pc.ram', start: 4096, end: 8192, reason: 'content' }],
 		});
+	});
+
+	it('does not count how a description names what is the same', async () => {
+		const data = capture();
+		const named = indexOf(data, '"name": "runstate"');
+		const renamed = patched(data, named, ...new TextEncoder().encode('"name": "runslate"'));
+		expect(await same(CAPTURE, folder.write('renamed', renamed))).toBe('equal\n');
+		// But tells by the first one's names what is not the same.
+		const both = patched(renamed, indexOf(renamed, 'paused'), ...new TextEncoder().encode('runnin'));
+		const { code, stdout } = await stream('diff', CAPTURE, folder.write('both', both));
+		expect(code).toBe(1);
+		expect(stdout).toMatch(/^globalstate 0 runstate: /m);
 	});
 });

@@ -1,6 +1,7 @@
 import { inflateSync } from 'node:zlib';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { Folder } from './owner-cli.js';
+import { pixelsOfPng, pixelsOfSvg } from './pictures.js';
 import { CAPTURE } from './processes.js';
 import { capture, patched, stream, streamJson, tinyStream } from './stream-cli.js';
 
@@ -144,6 +145,50 @@ describe('a map', () => {
 			expect(svg).toContain(`>${text}<`);
 		}
 		expect(svg.match(/<path /g)?.length).toBeGreaterThan(3);
+	});
+
+	it.each([
+		['a capture of QEMU', capture],
+		[
+			'two rounds',
+			() =>
+				tinyStream(
+					16,
+					[
+						[0, 0x08, 3],
+						[0x1000, 0x08, 4],
+						[0x2000, 0x02, 0],
+					],
+					[[0x1000, 0x08, 5]],
+				),
+		],
+		[
+			'a block of a short last row, and pages that never came',
+			() =>
+				tinyStream(70, [
+					[0, 0x02, 0],
+					[0x45000, 0x08, 9],
+				]),
+		],
+	] as const)('is one picture in both forms: %s', async (_, make) => {
+		const file = folder.write('f', make());
+		for (const form of ['png', 'svg']) {
+			expect(await stream('inspect', '--map', folder.at(`m.${form}`), file)).toMatchObject({ stderr: '' });
+		}
+		const png = pixelsOfPng(Buffer.from(folder.read('m.png')));
+		const svg = pixelsOfSvg(folder.text('m.svg'), 2);
+		expect([svg.width, svg.height]).toEqual([png.width, png.height]);
+		// Letters are drawn by whoever shows the SVG.
+		for (const { x, y, width, height } of svg.texts) {
+			for (let row = 2 * y; row < 2 * (y + height); row++) {
+				const [from, to] = [row * png.width + 2 * x, row * png.width + 2 * (x + width)];
+				png.data.fill(0, from, to);
+				svg.data.fill(0, from, to);
+			}
+		}
+		const different = png.data.findIndex((colour, i) => colour !== svg.data[i]);
+		expect([different % png.width, Math.floor(different / png.width)]).toEqual([-1, -1]);
+		expect(new Set(png.data).size).toBeGreaterThan(3);
 	});
 
 	it('replaces nothing unless told to, and knows two forms', async () => {

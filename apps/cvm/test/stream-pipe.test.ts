@@ -1,8 +1,11 @@
 /** Streams that come from pipes and go into pipes: real processes. */
 import { spawn, spawnSync } from 'node:child_process';
+import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
+import { closeSync, openSync } from 'node:fs';
 import { pipeline } from 'node:stream/promises';
 import { setTimeout as pause } from 'node:timers/promises';
+import { StreamWriter } from '@cvm/qemu-mig';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { Folder } from './owner-cli.js';
 import { CAPTURE, PROGRAM } from './processes.js';
@@ -129,5 +132,61 @@ describe('a pipe', () => {
 		await once(child, 'close');
 		expect(said.stdout).toContain('valid: 513.0 MiB, 0 errors, 1 warning');
 		expect(Number(said.stderr) / 1024).toBeLessThan(150);
+	});
+});
+
+/** So many MiB of pages that zlib has to work on. */
+async function longStream(mib: number): Promise<Uint8Array> {
+	const pages = mib * 256;
+	const chunks: Uint8Array[] = [];
+	const writer = new StreamWriter({ write: (chunk) => void chunks.push(chunk.slice()) });
+	const ram = { type: 1, id: 2, idstr: 'ram', instanceId: 0, version: 4 } as const;
+	const section = (type: 1 | 2 | 3, records: () => void): void => {
+		writer.sectionBegin({ ...ram, type });
+		records();
+		writer.endOfRecords();
+		writer.sectionEnd({ ...ram, type });
+	};
+	writer.header();
+	writer.configuration({ machineType: 'none', subsections: [] });
+	section(1, () => writer.blockList([{ idstr: 'pc.ram', usedLength: pages * 4096 }]));
+	const page = randomBytes(4096);
+	section(2, () => {
+		for (let i = 0; i < pages; i++) writer.rawPage('pc.ram', i * 4096, page.fill(i, i % 4000, (i % 4000) + 8));
+	});
+	section(3, () => {});
+	writer.eof();
+	await writer.flush();
+	return Buffer.concat(chunks);
+}
+
+describe('a signal', () => {
+	it.each([
+		['SIGINT', 130, 'a pipe that says nothing more'],
+		['SIGTERM', 143, 'a pipe that says nothing more'],
+		['SIGINT', 130, 'a named pipe'],
+		['SIGINT', 130, 'a long file'],
+	] as const)('%s ends with %i while it reads %s, and nothing is left behind', async (signal, status, what) => {
+		const isPipe = what !== 'a long file';
+		const isNamed = what === 'a named pipe';
+		const fifo = folder.at('fifo');
+		if (isNamed) spawnSync('sh', ['-c', 'mkfifo "$0"', fifo]);
+		const file = isNamed ? fifo : isPipe ? '-' : folder.write('long', await longStream(96));
+		const argv = ['rewrite', file, ...(isPipe ? [] : ['--encoding', 'zlib']), '-o', folder.at('out')];
+		const child = spawn(process.execPath, [PROGRAM, 'stream', ...argv], {
+			env: { ...process.env, TMPDIR: folder.path },
+		});
+		const closed = once(child, 'close');
+		child.stdin.on('error', () => {});
+		const other = isNamed ? openSync(fifo, 'w') : undefined;
+		if (isPipe) child.stdin.write(capture().subarray(0, 300_000));
+		while (!folder.names().includes('out.partial')) {
+			if (child.exitCode !== null) throw new Error('it ended by itself');
+			await pause(10);
+		}
+		child.kill(signal);
+		expect(await closed).toEqual([status, null]);
+		if (other !== undefined) closeSync(other);
+		expect(folder.names().filter((name) => !['long', 'fifo'].includes(name))).toEqual([]);
 	});
 });

@@ -1,4 +1,5 @@
 import { readFileSync } from 'node:fs';
+import { Command, encodeCommand, StreamWriter } from '@cvm/qemu-mig';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { Folder } from './owner-cli.js';
 import { CAPTURE } from './processes.js';
@@ -200,6 +201,12 @@ const SAID: readonly (readonly [what: string, damage: (data: Uint8Array) => Uint
 		INVALID,
 	],
 	['no description', cut(EOF + 1), 'Expected vmdescription section, but got 0'],
+	[
+		'other bytes in its place',
+		(data) => Uint8Array.from([...data.subarray(0, EOF + 1), 9, 1, 2]),
+		'Expected vmdescription section, but got 9',
+	],
+	['a description that is none', set(EOF + 6, 0x20)],
 	['bytes behind the end', (data) => Uint8Array.from([...data, 1, 2, 3])],
 	['nothing wrong', (data) => data],
 ];
@@ -218,6 +225,55 @@ describe('verify --as qemu-7.2', () => {
 		const file = folder.write('f', tinyStream(8, [[0, 0x02, 0]]));
 		const { stdout } = await stream('verify', '--as', 'qemu-7.2', '--target', folder.write('t', other), file);
 		expect(stdout.split('\n')[0]).toBe('qemu-system-x86_64: Size mismatch: pc.ram: 0x8000 != 0x4000: Invalid argument');
+	});
+
+	it('of postcopy that was cut says that the target waits, and with what continued it that all is well', async () => {
+		const chunks: Uint8Array[][] = [[], []];
+		const writers = chunks.map((list) => new StreamWriter({ write: (chunk) => void list.push(chunk.slice()) }));
+		const [one, two] = writers;
+		if (one === undefined || two === undefined) throw new Error('two writers');
+		const none = new Uint8Array(0);
+		const part = { type: 2, id: 2, idstr: 'ram', instanceId: 0, version: 4 } as const;
+		one.ramDiscard('pc.ram', [{ start: 0x1000n, length: 0x1000n }]);
+		one.command(Command.postcopyListen, none);
+		one.command(Command.postcopyRun, none);
+		one.sectionBegin(part);
+		one.rawPage('pc.ram', 0x1000, new Uint8Array(4096));
+		two.command(Command.recvBitmap, encodeCommand({ command: Command.recvBitmap, block: 'pc.ram' }));
+		two.command(Command.postcopyResume, none);
+		two.sectionBegin(part);
+		two.rawPage('pc.ram', 0x1000, new Uint8Array(4096));
+		two.endOfRecords();
+		two.sectionEnd(part);
+		two.sectionBegin({ ...part, type: 3 });
+		two.endOfRecords();
+		two.sectionEnd({ ...part, type: 3 });
+		two.eof();
+		for (const writer of writers) await writer.flush();
+		// ADVISE in front, END, EOF away.
+		const advise = [8, 0, 3, 0, 16, ...[0, 0, 0, 0, 0, 0, 16, 0], ...[0, 0, 0, 0, 0, 0, 16, 0]];
+		const begin = tinyStream(2, [[0, 0x02, 0]]).subarray(0, -(1 + 4 + 8 + 5 + 1));
+		const first = folder.write(
+			'first',
+			Uint8Array.from(Buffer.concat([begin, Uint8Array.from(advise), ...(chunks[0] ?? [])])),
+		);
+		const second = folder.write('second', Uint8Array.from(Buffer.concat(chunks[1] ?? [])));
+		const lines = [
+			'qemu-system-x86_64: error while loading state section id 2(ram)\n',
+			'qemu-system-x86_64: Detected IO failure for postcopy. Migration paused.\n',
+		];
+		const alone = await stream('verify', '--as', 'qemu-7.2', first);
+		expect([alone.code, alone.stdout]).toEqual([1, lines.join('')]);
+		const both = await stream('verify', '--as', 'qemu-7.2', first, second);
+		expect([both.code, both.stdout]).toEqual([0, lines.join('')]);
+	});
+
+	it('takes an empty file for a connection on which nothing came', async () => {
+		const { code, stdout } = await stream('verify', '--as', 'qemu-7.2', folder.write('empty', new Uint8Array(0)));
+		expect([code, stdout]).toEqual([
+			1,
+			'qemu-system-x86_64: Not a migration stream\nqemu-system-x86_64: load of migration failed: Invalid argument\n',
+		]);
 	});
 
 	it('takes compressed pages if the target does', async () => {

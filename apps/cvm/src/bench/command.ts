@@ -4,6 +4,7 @@ import { FAILED } from '../exit.js';
 import { describeDirty, measureDirty } from './dirty.js';
 import { prepareFirmware } from './layers.js';
 import { opensslSpeed, YARDSTICKS, type Yardstick } from './openssl.js';
+import { describeReaders, measureReaders } from './readers.js';
 import { measureStream } from './stream.js';
 import { measureWhole } from './whole.js';
 
@@ -61,7 +62,8 @@ export function benchCommand(exit: (code: number) => void): Command {
 				{ what: 'stream read (raw pages)', pages: read, against: 'aes-128-ecb' },
 			];
 			const dirty = await measureDirty();
-			const notes = describeDirty(dirty);
+			const readers = await measureReaders();
+			const notes = [...describeDirty(dirty), ...describeReaders(readers)];
 			for (const mode of options.quick ? [] : (['psp', 'plain'] as const)) {
 				const whole = await measureWhole(mode, options.memory);
 				rows.push({ what: `whole migration, ${mode}`, pages: whole.pagesPerSecond, against: 'aes-128-gcm' });
@@ -77,7 +79,7 @@ export function benchCommand(exit: (code: number) => void): Command {
 			if (options.json) {
 				const results = rows.map((row) => ({ ...row, 'bytes-per-second': row.pages * PAGE, ratio: ratio(row) }));
 				process.stdout.write(
-					`${JSON.stringify({ cpu: cpus()[0]?.model, node: process.version, openssl: speeds, results, dirty, notes }, null, 2)}\n`,
+					`${JSON.stringify({ cpu: cpus()[0]?.model, node: process.version, openssl: speeds, results, dirty, readers, notes }, null, 2)}\n`,
 				);
 				return;
 			}

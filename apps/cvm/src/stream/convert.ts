@@ -7,7 +7,7 @@ import { print } from '../owner/print.js';
 import { LIMITS, readInput } from '../owner/read.js';
 import { withImage } from './image.js';
 import { DIALECT_HELP, dialectOf } from './input.js';
-import { type Outputs, withOutputs } from './outputs.js';
+import { type Outputs, sinkOf, withOutputs } from './outputs.js';
 import { size } from './text.js';
 
 const FORMS = ['plain', 'mapped-ram', 'libvirt', 'multifd'] as const;
@@ -90,8 +90,8 @@ async function convert(image: StreamImage, outputs: Outputs, options: ConvertOpt
 	if (count > 0 && path === '-') throw new Misuse('--output: expected a file for multifd, which has several, got -');
 	const channels = Array.from({ length: count }, (_, i) => outputs.open(`${path}.${i}`));
 	const sinks = {
-		main: to === 'mapped-ram' ? { write: main.writeSparse } : main,
-		channel: (index: number) => channels[index] ?? main,
+		main: sinkOf(main, to === 'mapped-ram' ? main.writeSparse : main.write),
+		channel: (index: number) => sinkOf(channels[index] ?? main),
 	};
 	await writeImage(image, sinks, writeOptions(image, options, count));
 	return [main, ...channels].map(({ path: name, bytes }) => ({ path: name, bytes }));

@@ -10,6 +10,7 @@ import { withImage } from './image.js';
 import { DIALECT_HELP, dialectOf } from './input.js';
 import { type OutputFile, withOutputs } from './outputs.js';
 import { size } from './text.js';
+import { breathe } from './turns.js';
 
 interface ExtractOptions {
 	readonly output: string;
@@ -67,7 +68,8 @@ const lineOf = ({ path, bytes, what }: Written): string => `${path}: ${what}, ${
 interface Plan {
 	readonly name: string;
 	readonly what: string;
-	write(output: OutputFile): number;
+	/** @returns bytes */
+	write(output: OutputFile): Promise<number>;
 }
 
 async function extract(image: StreamImage, options: ExtractOptions): Promise<Written[]> {
@@ -80,7 +82,11 @@ async function extract(image: StreamImage, options: ExtractOptions): Promise<Wri
 			const path = into === undefined ? options.output : join(into, plan.name);
 			return { plan, path, output: outputs.open(path) };
 		});
-		return places.map(({ plan, path, output }) => ({ path, bytes: plan.write(output), what: plan.what }));
+		const written: Written[] = [];
+		for (const { plan, path, output } of places) {
+			written.push({ path, bytes: await plan.write(output), what: plan.what });
+		}
+		return written;
 	});
 }
 
@@ -116,7 +122,7 @@ function devicePlan(image: StreamImage): Plan {
 	return {
 		name: 'devices.json',
 		what: 'devices',
-		write: (output) => {
+		write: async (output) => {
 			const data = Buffer.from(`${JSON.stringify(devicesJson(image), null, 2)}\n`);
 			output.write(data);
 			return data.length;
@@ -124,15 +130,21 @@ function devicePlan(image: StreamImage): Plan {
 	};
 }
 
-function writeDense(contents: SparseOutput, output: OutputFile): number {
-	for (const chunk of dense(contents)) output.write(chunk);
+async function writeDense(contents: SparseOutput, output: OutputFile): Promise<number> {
+	for (const chunk of dense(contents)) {
+		output.write(chunk);
+		await breathe();
+	}
 	return contents.size;
 }
 
 /** Into a pipe the zeros have to go as well. */
-function writeSparse(contents: SparseOutput, output: OutputFile): number {
-	if (!output.isFile) return writeDense(contents, output);
-	for (const { offset, data } of contents.pieces()) output.writeAt(offset, data);
+async function writeSparse(contents: SparseOutput, output: OutputFile): Promise<number> {
+	if (!output.isFile) return await writeDense(contents, output);
+	for (const { offset, data } of contents.pieces()) {
+		output.writeAt(offset, data);
+		await breathe();
+	}
 	output.resize(contents.size);
 	return contents.size;
 }

@@ -1,18 +1,17 @@
-import { closeSync, mkdtempSync, openSync, read, readSync, rmdirSync, rmSync, writeSync } from 'node:fs';
+import { closeSync, mkdtempSync, openSync, readSync, rmdirSync, rmSync, writeSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { promisify } from 'node:util';
 import type { Dialect } from '@cvm/qemu-mig';
 import type { ImageInput, RamStore, StreamImage } from '@cvm/qemu-mig/image';
 import { createFileStore, openImage } from '@cvm/qemu-mig/image';
 import { Failure } from '../exit.js';
 import { reasonOf } from '../owner/read.js';
 import { judged } from './faults.js';
-import { type Input, openInput, readSome } from './input.js';
+import { closeInput, type Input, openInput, readMeanwhile, readSome } from './input.js';
 import { Progress } from './progress.js';
+import { breathe } from './turns.js';
 
 const CHUNK = 2 ** 20;
-const readLater = promisify(read);
 
 /**
  * The bytes of an input, in a buffer that is used again.
@@ -32,28 +31,35 @@ async function* chunksOfInput(
 			if (length === 0) return;
 			yield buffer.subarray(0, length);
 			progress.add(length);
+			await breathe();
 		}
 	} finally {
 		progress.stop();
-		if (input.path !== '-') closeSync(input.file);
+		closeInput(input);
 	}
 }
 
-async function readMeanwhile({ file, name }: Input, buffer: Uint8Array): Promise<number> {
-	try {
-		return (await readLater(file, buffer, 0, buffer.length, null)).bytesRead;
-	} catch (error) {
-		throw new Failure(`${name}: ${reasonOf(error)}`);
-	}
-}
-
-/** Files as the inputs of one image. */
-export function imageInputs(paths: readonly string[]): ImageInput[] {
+/** Files as the inputs of one image. `seen` is told every byte of them, with the number of the input. */
+export function imageInputs(paths: readonly string[], seen?: (index: number, chunk: Uint8Array) => void): ImageInput[] {
 	const inputs = paths.map(openInput);
 	const sizes = inputs.map(({ size }) => size ?? Number.NaN);
 	const total = sizes.reduce((sum, size) => sum + size, 0);
 	const progress = new Progress(Number.isNaN(total) ? undefined : total, inputs.length);
-	return inputs.map((input) => ({ source: chunksOfInput(input, progress, inputs.length === 1), name: input.name }));
+	return inputs.map((input, index) => {
+		const chunks = chunksOfInput(input, progress, inputs.length === 1);
+		return { source: seen === undefined ? chunks : watched(chunks, index, seen), name: input.name };
+	});
+}
+
+async function* watched(
+	chunks: AsyncGenerator<Uint8Array, void, undefined>,
+	index: number,
+	seen: (index: number, chunk: Uint8Array) => void,
+): AsyncGenerator<Uint8Array, void, undefined> {
+	for await (const chunk of chunks) {
+		seen(index, chunk);
+		yield chunk;
+	}
 }
 
 /** A file that nobody else sees, and that is gone when it is closed. @throws Failure */

@@ -1,13 +1,17 @@
-import { closeSync, fstatSync, openSync, readSync } from 'node:fs';
+import { closeSync, fstatSync, openSync, read, readSync } from 'node:fs';
+import { Socket } from 'node:net';
 import { setTimeout as pause } from 'node:timers/promises';
+import { promisify } from 'node:util';
 import type { ByteFilter, Detection, Dialect, SaveHeader, StreamKind } from '@cvm/qemu-mig';
 import { DIALECTS, DialectProbe, decodeSaveHeader, isSaveImage, SaveImageReader } from '@cvm/qemu-mig';
 import { InvalidArgumentError } from 'commander';
 import { Failure, Misuse } from '../exit.js';
 import { reasonOf } from '../owner/read.js';
 import { Progress } from './progress.js';
+import { breathe, mustHear } from './turns.js';
 
 const CHUNK = 2 ** 20;
+const readLater = promisify(read);
 
 /** Bytes held back while the dialect is found out, at most. */
 const LOOK_AHEAD = 4 * 2 ** 20;
@@ -73,15 +77,56 @@ export async function readAll(input: Input, take: (chunk: Uint8Array) => void): 
 		for (let length = await readSome(input, buffer); length > 0; length = await readSome(input, buffer)) {
 			take(buffer.subarray(0, length));
 			progress.add(length);
+			await breathe();
 		}
 	} finally {
 		progress.stop();
-		if (input.path !== '-') closeSync(input.file);
+		closeInput(input);
 	}
 }
 
-/** Reads what there is, as much as fits: of a pipe several writes at once. @returns 0 at the end @throws Failure */
-export async function readSome({ file, name, size }: Input, buffer: Uint8Array): Promise<number> {
+/** Pipes and sockets that are read as the system tells of data: a thread that waits for it would hold up the end. */
+const streams = new WeakMap<Input, AsyncIterator<Buffer>>();
+
+function streamOf(input: Input): AsyncIterator<Buffer> | undefined {
+	const known = streams.get(input);
+	if (known !== undefined) return known;
+	const stat = fstatSync(input.file);
+	if (!stat.isFIFO() && !stat.isSocket()) return undefined;
+	const iterator: AsyncIterator<Buffer> = new Socket({ fd: input.file, writable: false })[Symbol.asyncIterator]();
+	streams.set(input, iterator);
+	return iterator;
+}
+
+/** Reads what there is, and lets others run meanwhile. `buffer` takes 64 KiB. @returns 0 at the end @throws Failure */
+export async function readMeanwhile(input: Input, buffer: Uint8Array): Promise<number> {
+	const { file, name } = input;
+	try {
+		const stream = streamOf(input);
+		if (stream === undefined) return (await readLater(file, buffer, 0, buffer.length, null)).bytesRead;
+		const step = await stream.next();
+		if (step.done === true) return 0;
+		buffer.set(step.value);
+		return step.value.length;
+	} catch (error) {
+		throw new Failure(`${name}: ${reasonOf(error)}`);
+	}
+}
+
+/** Done with it. */
+export function closeInput(input: Input): void {
+	// What a stream has it closes itself.
+	if (streams.has(input)) void streams.get(input)?.return?.();
+	else if (input.path !== '-') closeSync(input.file);
+}
+
+/**
+ * Reads what there is, as much as fits: of a pipe several writes at once. A wait lets nobody else run, which is faster, unless
+ * somebody must be heard. @returns 0 at the end @throws Failure
+ */
+export async function readSome(input: Input, buffer: Uint8Array): Promise<number> {
+	const { file, name, size } = input;
+	if (size === undefined && mustHear()) return await readMeanwhile(input, buffer);
 	for (let filled = 0; ; ) {
 		try {
 			const length = readSync(file, buffer, filled, buffer.length - filled, null);

@@ -10,12 +10,17 @@ import {
 	statSync,
 	writeSync,
 } from 'node:fs';
+import { constants } from 'node:os';
+import type { ByteSink } from '@cvm/qemu-mig';
 import { Failure, Misuse } from '../exit.js';
 import { reasonOf } from '../owner/read.js';
+import { breathe, hear } from './turns.js';
 
 /** Zeros from here on leave a hole in a file. */
 const HOLE = 4096;
 const ZEROS = Buffer.alloc(2 ** 20);
+/** What ends a command early. */
+const SIGNALS = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
 
 /** A file that is being written; or the standard output, a pipe, a device. */
 export interface OutputFile {
@@ -125,14 +130,30 @@ export class Outputs {
 	}
 }
 
-/** Runs `work` with outputs that appear if it succeeds. */
+/** An output as a sink that lets others run now and then. */
+export const sinkOf = (output: OutputFile, write: (data: Uint8Array) => void = output.write): ByteSink => ({
+	write: (data) => {
+		write(data);
+		return breathe();
+	},
+});
+
+/** Runs `work` with outputs that appear if it succeeds, and of which nothing stays if a signal ends it. */
 export async function withOutputs<T>(force: boolean | undefined, work: (outputs: Outputs) => Promise<T>): Promise<T> {
 	const outputs = new Outputs(force);
+	const interrupted = (signal: NodeJS.Signals): void => {
+		outputs.abort();
+		process.exit(128 + constants.signals[signal]);
+	};
+	for (const signal of SIGNALS) process.once(signal, interrupted);
+	hear(true);
 	try {
 		const result = await work(outputs);
 		outputs.commit();
 		return result;
 	} finally {
+		for (const signal of SIGNALS) process.off(signal, interrupted);
+		hear(false);
 		outputs.abort();
 	}
 }

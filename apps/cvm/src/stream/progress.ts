@@ -37,7 +37,7 @@ export class Progress {
 			read: `${Math.floor(this.#bytes / MIB)} MiB`,
 			rate: `${Math.floor(this.#bytes / MIB / seconds)} MiB/s`,
 		});
-		// Reading does not let timers run.
+		// Reading seldom lets timers run.
 		this.#bar.render();
 	}
 

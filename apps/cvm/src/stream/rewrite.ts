@@ -1,12 +1,13 @@
 import type { Dialect } from '@cvm/qemu-mig';
 import { createRelay, StreamReader, StreamWriter } from '@cvm/qemu-mig';
-import { writeImage } from '@cvm/qemu-mig/image';
+import { verifyStream, writeImage } from '@cvm/qemu-mig/image';
 import { Command, InvalidArgumentError, Option } from 'commander';
+import { Failure, Misuse } from '../exit.js';
 import { print } from '../owner/print.js';
 import { judged } from './faults.js';
-import { withImage } from './image.js';
+import { imageInputs, withImage } from './image.js';
 import { DIALECT_HELP, dialectOf, type Found, openInput, readStreamInput } from './input.js';
-import { type OutputFile, withOutputs } from './outputs.js';
+import { type OutputFile, sinkOf, withOutputs } from './outputs.js';
 import { size } from './text.js';
 
 interface RewriteOptions {
@@ -29,7 +30,11 @@ export function rewriteCommand(): Command {
 	return new Command('rewrite')
 		.description('write a stream again: byte for byte the same, or with the same content in another form')
 		.argument('<file>', 'the stream, or - for the standard input')
-		.requiredOption('-o, --output <file>', 'where it goes; - is the standard output')
+		.argument('[channel...]', 'its multifd channels, or more connections of postcopy')
+		.requiredOption(
+			'-o, --output <file>',
+			'where it goes, - is the standard output; unchanged channels: FILE.0, FILE.1 …',
+		)
 		.addOption(new Option('--encoding <name>', 'how pages are sent').choices(['raw', 'xbzrle', 'zlib']))
 		.option('--block-order <names>', 'blocks in this order, separated by commas; others follow', listOf)
 		.option('--as <dialect>', 'write this dialect', dialectOf)
@@ -41,14 +46,28 @@ export function rewriteCommand(): Command {
 		.option('--force', 'replace files that exist')
 		.option('--json', 'print one JSON document')
 		.addHelpText('after', '\nexample:\n  cvm stream rewrite guest.qevm -o guest-zlib.qevm --encoding zlib\n')
-		.action(async (file: string, options: RewriteOptions) => {
+		.action(async (file: string, channels: string[], options: RewriteOptions) => {
 			const { output: path, force, json } = options;
-			const bytes = await withOutputs(force, async (outputs) => {
+			const written = await withOutputs(force, async (outputs) => {
 				const output = outputs.open(path);
-				await (changes(options) ? change(file, output, options) : copy(file, output, options.dialect));
-				return output.bytes;
+				if (changes(options)) {
+					await change([file, ...channels], output, options);
+					return [{ path, bytes: output.bytes }];
+				}
+				if (channels.length > 0 && path === '-') {
+					throw new Misuse('--output: expected a file for a stream with channels, got -');
+				}
+				const others = channels.map((_, i) => outputs.open(`${path}.${i}`));
+				if (channels.length === 0) await copy(file, output, options.dialect);
+				else await copyAll([file, ...channels], [output, ...others], options.dialect);
+				return [output, ...others].map((one) => ({ path: one.path, bytes: one.bytes }));
 			});
-			if (path !== '-') print(json, { written: [{ path, bytes }] }, [`${path}: ${size(bytes)}`]);
+			if (path === '-') return;
+			print(
+				json,
+				{ written },
+				written.map((one) => `${one.path}: ${size(one.bytes)}`),
+			);
 		});
 }
 
@@ -65,7 +84,7 @@ function bytesOf(text: string): number {
 const changes = (o: RewriteOptions): boolean =>
 	[o.encoding, o.blockOrder, o.as, o.part, o.description].some((value) => value !== undefined) || !o.continue;
 
-async function change(file: string, output: OutputFile, o: RewriteOptions): Promise<void> {
+async function change(files: readonly string[], output: OutputFile, o: RewriteOptions): Promise<void> {
 	const options = {
 		...(o.encoding && { encoding: o.encoding }),
 		...(o.as && { dialect: o.as }),
@@ -75,7 +94,24 @@ async function change(file: string, output: OutputFile, o: RewriteOptions): Prom
 		...(o.missing && { missing: o.missing }),
 		continued: o.continue,
 	};
-	await withImage([file], o.dialect, (image) => writeImage(image, { main: output }, options));
+	await withImage(files, o.dialect, (image) => writeImage(image, { main: sinkOf(output) }, options));
+}
+
+/**
+ * A stream with more connections: all are read together, so that each must be whole and belong to the others, and every
+ * byte is then written as it came. No two packers pack alike.
+ */
+async function copyAll(
+	files: readonly string[],
+	outputs: readonly OutputFile[],
+	dialect: Dialect | undefined,
+): Promise<void> {
+	const inputs = imageInputs(files, (index, chunk) => outputs[index]?.write(chunk));
+	const { findings, complete } = await verifyStream(inputs, dialect && { dialect });
+	const fault = complete ? undefined : findings.find(({ severity }) => severity === 'error');
+	if (fault === undefined) return;
+	const { input = 0, offset, text } = fault;
+	throw new Failure(`${inputs[input]?.name}: ${offset === undefined ? '' : `offset ${offset}: `}${text}`);
 }
 
 /**

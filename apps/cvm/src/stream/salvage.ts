@@ -9,7 +9,7 @@ import { reasonOf } from '../owner/read.js';
 import { judged } from './faults.js';
 import { imageInputs, spooled, temporaryStore } from './image.js';
 import { DIALECT_HELP, dialectOf, type Input, openInput } from './input.js';
-import { withOutputs } from './outputs.js';
+import { sinkOf, withOutputs } from './outputs.js';
 import { hex, plural, printable, size } from './text.js';
 
 interface SalvageOptions {
@@ -49,7 +49,7 @@ async function rescue(path: string, channels: readonly string[], options: Salvag
 		);
 		if (output !== undefined) {
 			await withOutputs(force, (outputs) =>
-				judged(input.name, () => writeImage(found.image, { main: outputs.open(output) }, { missing: 'zero' })),
+				judged(input.name, () => writeImage(found.image, { main: sinkOf(outputs.open(output)) }, { missing: 'zero' })),
 			);
 		}
 		return found;

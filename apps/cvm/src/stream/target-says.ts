@@ -1,6 +1,7 @@
 import type { DeviceDescription, StateDescription } from '@cvm/qemu-mig';
-import { findDevice, SectionType } from '@cvm/qemu-mig';
+import { Command, findDevice, SectionType } from '@cvm/qemu-mig';
 import type { Finding, ImageDevice, StreamImage, Verification } from '@cvm/qemu-mig/image';
+import { POSTCOPY_PAUSED } from '@cvm/qemu-mig/image';
 
 /** What QEMU puts before each line. */
 const PROGRAM = 'qemu-system-x86_64';
@@ -14,11 +15,11 @@ const RUN_STATES: readonly string[] = [
 /** What a target says of a stream. */
 export interface Answer {
 	readonly lines: readonly string[];
-	/** Whether it refuses the stream, and ends with status 1. */
+	/** Whether it refuses the stream, and ends with status 1, or waits for another connection of postcopy. */
 	readonly failed: boolean;
 }
 
-type Refusal = Pick<Finding, 'qemu' | 'strerror'> & { readonly offset: number };
+type Refusal = Pick<Finding, 'qemu' | 'strerror' | 'input'> & { readonly offset: number };
 
 /** The lines of a target, in their order, up to the one that ends it. `target`: a stream of that target, if there is one. */
 export function answerOf(verification: Verification, target: StreamImage | undefined): Answer {
@@ -29,13 +30,19 @@ export function answerOf(verification: Verification, target: StreamImage | undef
 		.filter(({ section }) => section.type === SectionType.full)
 		.map((device) => refusalOf(device, target))
 		.find((refusal) => refusal !== undefined);
-	const end = Math.min(fault?.offset ?? Number.POSITIVE_INFINITY, refused?.offset ?? Number.POSITIVE_INFINITY);
-	const said = findings.filter((one) => one.severity !== 'error' && (one.offset ?? end) < end).flatMap(ownLines);
-	const last = refused?.offset === end ? refused : fault;
+	const last = refused !== undefined && (fault === undefined || !isBefore(fault, refused)) ? refused : fault;
+	const said = findings
+		.filter(
+			(one) => one.severity !== 'error' && one.offset !== undefined && (last === undefined || isBefore(one, last)),
+		)
+		.flatMap(ownLines);
 	if (last === undefined) {
-		if (image.end?.description === false && image.end.trailing === 0 && !image.postcopy) {
-			said.push('Expected vmdescription section, but got 0');
+		if (image.end?.description === false && !image.postcopy) {
+			said.push(`Expected vmdescription section, but got ${image.end.instead ?? 0}`);
 		}
+	} else if (last === fault && image.commands.some(({ command }) => command === Command.postcopyRun)) {
+		// It does not end: the guest runs already.
+		said.push(...ownLines(last), POSTCOPY_PAUSED);
 	} else {
 		const inField = last === fault ? cutField(verification, fault, target) : [];
 		said.push(...inField, ...ownLines(last), `load of migration failed: ${last.strerror ?? 'Invalid argument'}`);
@@ -43,13 +50,22 @@ export function answerOf(verification: Verification, target: StreamImage | undef
 	return { lines: said.map((line) => `${PROGRAM}: ${line}`), failed: last !== undefined };
 }
 
+/** Whether a target comes to one place before the other; what has no offset lies at the end. */
+function isBefore(a: Pick<Finding, 'input' | 'offset'>, b: Pick<Finding, 'input' | 'offset'>): boolean {
+	const [one, other] = [a.input ?? 0, b.input ?? 0];
+	return one < other || (one === other && (a.offset ?? Infinity) < (b.offset ?? Infinity));
+}
+
 const isFault = (rule: string): boolean => /^(stream|codec|input)\//.test(rule);
 const ownLines = ({ qemu = [] }: Pick<Finding, 'qemu'>): readonly string[] => qemu;
 
 /** Why a target does not take a device. QEMU 7.2 migration/savevm.c `qemu_loadvm_section_start_full`. */
-function refusalOf({ section, offset, body }: ImageDevice, target: StreamImage | undefined): Refusal | undefined {
+function refusalOf(
+	{ section, offset, body, input }: ImageDevice,
+	target: StreamImage | undefined,
+): Refusal | undefined {
 	const { idstr, instanceId, version } = section;
-	const refusal = (...qemu: string[]): Refusal => ({ offset, qemu, strerror: 'Invalid argument' });
+	const refusal = (...qemu: string[]): Refusal => ({ offset, input, qemu, strerror: 'Invalid argument' });
 	const local = target?.devices.find(({ section: s }) => s.idstr === idstr && s.instanceId === instanceId)?.section;
 	if (target !== undefined && local === undefined) {
 		return refusal(
@@ -83,7 +99,7 @@ const GLOBAL_STATE: StateDescription = {
 /** Where a stream ends inside a device, the target names the field, and the states around it. */
 function cutField({ image }: Verification, fault: Finding | undefined, target: StreamImage | undefined): string[] {
 	const { section, offset, rule } = fault ?? {};
-	const [input] = image.inputs;
+	const input = image.inputs[fault?.input ?? 0];
 	const isRaw = input?.libvirt === undefined;
 	if (rule !== 'stream/truncated' || section === undefined || offset === undefined || !isRaw) return [];
 	const parsed = target?.description?.parsed;

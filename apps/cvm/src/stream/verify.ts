@@ -25,7 +25,7 @@ export function verifyCommand(exit: (code: number) => void): Command {
 	return new Command('verify')
 		.description('check syntax and consistency; exit code 1 if something is wrong')
 		.argument('<file>', 'the stream, or - for the standard input')
-		.argument('[channel...]', 'its multifd channels')
+		.argument('[channel...]', 'its multifd channels, or the connections that went on with its postcopy')
 		.option('--dialect <name>', DIALECT_HELP, dialectOf)
 		.option('--as <dialect>', 'print what a target of this kind would print, and exit as it would', dialectOf)
 		.option('--target <file>', 'with --as: a stream of the target: its machine, blocks and devices')

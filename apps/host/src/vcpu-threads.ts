@@ -1,6 +1,11 @@
+import { once } from 'node:events';
+import { setTimeout } from 'node:timers/promises';
 import { Worker } from 'node:worker_threads';
 import type { Kvm, Vcpu } from '@cvm/kvm';
 import { VcpuState } from './vcpu-control.js';
+
+/** How long a vCPU's thread has to come to the end of its block when the host ends. */
+const QUIT_MS = 2000;
 
 /** Answers an exit by filling in kvm_run. `halt` when the vCPU can not go on. */
 export type ExitHandler = (vcpu: Vcpu) => 'continue' | { readonly halt: string };
@@ -77,12 +82,18 @@ export class VcpuThreads {
 	}
 
 	async stop(): Promise<void> {
-		for (const thread of this.#threads) {
-			Atomics.store(thread.control, 0, VcpuState.quit);
-			Atomics.notify(thread.control, 0);
-			thread.vcpu.kick();
-		}
-		await Promise.all(this.#threads.map(({ worker }) => worker.terminate()));
+		const gone = this.#threads.map(async (thread) => {
+			const { worker, control, vcpu } = thread;
+			worker.ref();
+			const exited = worker.threadId < 0 ? undefined : once(worker, 'exit').catch(() => undefined);
+			Atomics.store(control, 0, VcpuState.quit);
+			Atomics.notify(control, 0);
+			vcpu.kick();
+			// By itself, between two blocks: the VM must not go while a thread is in its guest.
+			await Promise.race([exited, setTimeout(QUIT_MS, undefined, { ref: false })]);
+			await worker.terminate();
+		});
+		await Promise.all(gone);
 		this.#threads = [];
 	}
 

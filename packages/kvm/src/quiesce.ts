@@ -13,15 +13,27 @@ const NAP = 1;
  *
  * @returns false after `patience` milliseconds: a vCPU's thread is stuck in a block, or is the one that waits here
  */
-export function awaitTlbGeneration(words: Int32Array, generation: number, patience: number): boolean {
+export const awaitTlbGeneration = (words: Int32Array, generation: number, patience: number): boolean =>
+	awaitEach(words, patience, VmWord.tlbSeen, (seen) => ((seen - generation) | 0) >= 0);
+
+/**
+ * Waits until no vCPU is in the guest. Whoever calls this has seen to it that none comes back: `VmWord.dead`.
+ *
+ * @returns as {@link awaitTlbGeneration}
+ */
+export const awaitNobody = (words: Int32Array, patience: number): boolean =>
+	awaitEach(words, patience, VmWord.running, () => false);
+
+/** Waits for each vCPU to be outside of the guest, or until its word from `watched` on is as wanted. */
+function awaitEach(words: Int32Array, patience: number, watched: number, isDone: (value: number) => boolean): boolean {
 	let naps = 0;
 	for (let index = 0; index < MAX_VCPUS; index++) {
 		for (let looks = 0; ; looks++) {
-			const seen = Atomics.load(words, VmWord.tlbSeen + index);
-			if (Atomics.load(words, VmWord.running + index) === 0 || ((seen - generation) | 0) >= 0) break;
+			const value = Atomics.load(words, watched + index);
+			if (Atomics.load(words, VmWord.running + index) === 0 || isDone(value)) break;
 			if (looks < SPINS) continue;
 			if (naps >= patience) return false;
-			nap(words, VmWord.tlbSeen + index, seen);
+			nap(words, watched + index, value);
 			naps++;
 		}
 	}

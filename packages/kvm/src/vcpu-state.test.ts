@@ -12,7 +12,7 @@ import {
 	VCPU_STATE_BYTES,
 	VcpuWord,
 } from './vcpu-state.js';
-import { createVmHandle, openVmState } from './vm-state.js';
+import { createVmHandle, openVmState, VmWord } from './vm-state.js';
 
 const newVcpu = (index = 0) =>
 	createVcpuHandle(
@@ -91,6 +91,16 @@ describe('the saved state', () => {
 		expect(copy.words[VcpuWord.mpState]).toBe(mpState);
 		expect([...copy.run.subarray(0, page.length)]).toEqual([...page]);
 		expect([...copy.xsave]).toEqual([...page].reverse());
+	});
+
+	it('carries the INIT and the SIPI that wait at the local APIC, and clears those of the target', () => {
+		const [source, target] = [newVcpu(2), newVcpu(1)];
+		const events = (vcpu: typeof source) => new Int32Array(vcpu.vm.shared, 4 * (VmWord.apicEvents + vcpu.index), 1);
+		events(source)[0] = 0x9f03;
+		loadVcpuState(target, saveVcpuState(source));
+		expect([...events(target)]).toEqual([0x9f03]);
+		loadVcpuState(target, saveVcpuState(newVcpu()));
+		expect([...events(target)]).toEqual([0]);
 	});
 
 	it('is little-endian, registers first', () => {

@@ -2,6 +2,7 @@ import type { CpuidEntry } from './abi/cpuid.js';
 import { KVM_RUN_SIZE } from './abi/run-page.js';
 import { createRingBuffer } from './dirty-ring.js';
 import { type VmHandle, VmWord } from './vm-state.js';
+import { loadApicEvents, storeApicEvents } from './vm-words.js';
 
 /** Index of each register in a vCPU's register file of u64s: the order of the x86 encoding, then control state. */
 export const Register = {
@@ -235,8 +236,8 @@ export const VCPU_STATE_BYTES = REGISTER_BYTES + 8 + KVM_RUN_SIZE + XSAVE_SIZE +
 
 /**
  * A stopped vCPU as a flat record, for a migration: the register file (little-endian) with what the next KVM_RUN has to
- * finish, mpState (u32 and 4 zero bytes), the kvm_run pages, where the answer to a pending exit stands, the XSAVE area, the
- * local APIC (1024 bytes) and struct kvm_vcpu_events (64).
+ * finish, mpState (u32), the INIT and the SIPI that wait for it (u32 as in `VmWord.apicEvents`), the kvm_run pages, where the
+ * answer to a pending exit stands, the XSAVE area, the local APIC (1024 bytes) and struct kvm_vcpu_events (64).
  */
 export function saveVcpuState(handle: VcpuHandle): Uint8Array {
 	const { registers, words, run, xsave, lapic, events } = openVcpuState(handle);
@@ -244,6 +245,7 @@ export function saveVcpuState(handle: VcpuHandle): Uint8Array {
 	const view = new DataView(out.buffer);
 	for (let i = 0; i < REGISTER_COUNT; i++) view.setBigUint64(8 * i, registers[i] ?? 0n, true);
 	view.setUint32(REGISTER_BYTES, Atomics.load(words, VcpuWord.mpState), true);
+	view.setUint32(REGISTER_BYTES + 4, loadApicEvents(new Int32Array(handle.vm.shared), handle.index), true);
 	out.set(run, REGISTER_BYTES + 8);
 	const xsaveAt = REGISTER_BYTES + 8 + KVM_RUN_SIZE;
 	out.set(xsave, xsaveAt);
@@ -261,6 +263,7 @@ export function loadVcpuState(handle: VcpuHandle, data: Uint8Array): void {
 	const view = new DataView(data.buffer, data.byteOffset, data.byteLength);
 	for (let i = 0; i < REGISTER_COUNT; i++) registers[i] = view.getBigUint64(8 * i, true);
 	Atomics.store(words, VcpuWord.mpState, view.getUint32(REGISTER_BYTES, true));
+	storeApicEvents(new Int32Array(handle.vm.shared), handle.index, view.getUint32(REGISTER_BYTES + 4, true));
 	const runAt = REGISTER_BYTES + 8;
 	run.set(data.subarray(runAt, runAt + KVM_RUN_SIZE));
 	const xsaveAt = runAt + KVM_RUN_SIZE;

@@ -17,6 +17,7 @@ import {
 	writeXsave,
 } from './registers/fpu.js';
 import { createLapicState } from './registers/lapic.js';
+import { createMpStateIoctls } from './registers/mp-state.js';
 import { createMsrIoctls } from './registers/msrs.js';
 import {
 	type KvmRegs,
@@ -55,7 +56,7 @@ export interface Vcpu {
 	readonly run: Uint8Array;
 	/** KVM_MP_STATE_*, as it is: no check. */
 	mpState: number;
-	/** KVM_GET_MP_STATE. */
+	/** KVM_GET_MP_STATE: the INIT and the SIPI that wait for the vCPU take effect first. */
 	getMpState(): number;
 	/** KVM_SET_MP_STATE. −EINVAL: an unknown state, or without an in-kernel APIC any but RUNNABLE. */
 	setMpState(state: number): number;
@@ -150,14 +151,7 @@ function openVcpuIoctls(vm: VmContext, created: VcpuHandle): Vcpu {
 		set mpState(value) {
 			Atomics.store(words, VcpuWord.mpState, value);
 		},
-		getMpState: () => Atomics.load(words, VcpuWord.mpState),
-		setMpState: (state) => {
-			if (vm.sev.dead) return -Errno.EIO;
-			const isKnown = (Object.values(MpState) as number[]).includes(state);
-			if (!isKnown || (!vm.hasIrqchip && state !== MpState.runnable)) return -Errno.EINVAL;
-			Atomics.store(words, VcpuWord.mpState, state);
-			return 0;
-		},
+		...createMpStateIoctls(vm, handle, access),
 		getRegs: () => access.get('KVM_GET_REGS', () => readRegs(registers)),
 		setRegs: (regs) => access.set(() => writeRegs(registers, regs)),
 		getSregs: () =>
@@ -195,7 +189,10 @@ function openVcpuIoctls(vm: VmContext, created: VcpuHandle): Vcpu {
 				() => -Errno.EINVAL,
 			),
 		...apic,
-		getVcpuEvents: () => new Uint8Array(events.slice()),
+		getVcpuEvents: () => {
+			access.requireAlive('KVM_GET_VCPU_EVENTS');
+			return new Uint8Array(events.slice());
+		},
 		setVcpuEvents: (data) => {
 			if (vm.sev.dead) return -Errno.EIO;
 			if (data.length !== events.length) return -Errno.EINVAL;

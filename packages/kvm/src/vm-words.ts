@@ -43,7 +43,7 @@ export const VmWord = {
 	liveMigration: 147,
 	/** 1 = a VM of a SEV type before KVM_SEV_INIT2: KVM_RUN is −EINVAL. */
 	sevNeedInit: 153,
-	/** 1 = the encryption context went to another VM: KVM_RUN is −EIO. */
+	/** 1 = the encryption context went to another VM, or the VM is closed: KVM_RUN is −EIO. */
 	dead: 160,
 	/** 1 = a SEV-ES guest. */
 	sevEs: 176,
@@ -55,10 +55,23 @@ export const VmWord = {
 	sevFeatures: 179,
 	/** Guest-physical address of a SEV-ES guest's AP jump table: low half, high half. */
 	apJumpTable: 180,
-	/** One word per vCPU: bit 0 INIT, bit 1 SIPI, bits 15:8 its vector. */
+	/** One word per vCPU: see {@link ApicEvent}. */
 	apicEvents: 192,
 	/** Bytes of each vCPU's dirty ring; 0 = dirty bitmaps. */
 	dirtyRingBytes: 161,
 	/** 16 bitmaps of 0x600 bytes. */
 	msrBitmaps: 1024,
 } as const;
+
+/** What waits for a vCPU at its local APIC until its thread takes it; bits 15:8 are the vector of the SIPI. */
+export const ApicEvent = { init: 1, sipi: 2 } as const;
+const APIC_EVENT_BITS = 0xff03;
+
+/** What waits for a vCPU, and must go with its state. @param words of the VM */
+export const loadApicEvents = (words: Int32Array, vcpu: number): number =>
+	Atomics.load(words, VmWord.apicEvents + vcpu);
+
+/** The inverse, in place of what waits. @param words of the VM */
+export function storeApicEvents(words: Int32Array, vcpu: number, events: number): void {
+	Atomics.store(words, VmWord.apicEvents + vcpu, events & APIC_EVENT_BITS);
+}

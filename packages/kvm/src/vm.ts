@@ -7,6 +7,7 @@ import { KvmError } from './error.js';
 import { type ClearDirtyLogRequest, createMemslots, type Memslots, type UserMemoryRegion } from './memslots.js';
 import { type MsrFilter, setMsrFilter } from './msr-filter.js';
 import { createPageStatusIoctls, type PageStatusIoctls } from './page-status/ioctls.js';
+import { awaitNobody } from './quiesce.js';
 import { createSevContext } from './sev/context.js';
 import { copyEncContextFrom } from './sev/copy.js';
 import { freeSaveAreas } from './sev/es/save-area.js';
@@ -71,12 +72,16 @@ export interface Vm {
 	 */
 	addVcpu(o?: { readonly cpuid?: readonly CpuidEntry[] }): Vcpu;
 	/**
-	 * Closes the VM: kicks its vCPUs, whose threads must not call KVM_RUN again; its guest in the firmware is gone, its ASID,
-	 * slots and pins are free, all of that once the last of its mirrors is closed too. Later ioctls are −EBADF or −ENOTTY.
-	 * A second call does nothing.
+	 * Closes the VM: kicks its vCPUs and waits until they have left the guest, KVM_RUN is −EIO from then on; its guest in the
+	 * firmware is gone, its ASID, slots and pins are free, all of that once the last of its mirrors is closed too. Later ioctls
+	 * are −EBADF or −ENOTTY. A second call does nothing. PROJECT: a vCPU that is in the guest for 5 seconds more is taken for one
+	 * whose thread was terminated.
 	 */
 	destroy(): void;
 }
+
+/** Milliseconds that {@link Vm.destroy} waits for vCPUs. */
+const PATIENCE = 5000;
 
 const contexts = new WeakMap<Vm, VmContext>();
 
@@ -174,7 +179,10 @@ export function createVm(host: VmHost, supported: boolean, type: VmType): Vm {
 		destroy: () => {
 			if (destroyed) return;
 			destroyed = true;
+			Atomics.store(words, VmWord.dead, 1);
 			for (const { vcpu } of vcpus.values()) vcpu.kick();
+			// Nobody may be storing to the frames that go back now.
+			awaitNobody(words, PATIENCE);
 			closeContext(context);
 		},
 	};

@@ -3,9 +3,11 @@ import { gpa } from '@cvm/layout';
 import { describe, expect, it } from 'vitest';
 import { ExitCode } from '../src/abi/ghcb.js';
 import { ExitReason, RunOffset } from '../src/abi/run-page.js';
-import { MpState } from '../src/index.js';
+import { loadEsVcpu, MpState, saveEsVcpu } from '../src/index.js';
 import { type Block, link, openVcpu } from '../src/vcpu/index.js';
 import { openVcpuState, Register, type RegisterName } from '../src/vcpu-state.js';
+import { contextOf } from '../src/vm.js';
+import { ApicEvent, loadApicEvents } from '../src/vm-words.js';
 import { AP_START, createGhcbRig, EAGAIN, EINTR, EINVAL, event, GHCB, type GhcbRig, resultOf } from './ghcb-rig.js';
 import { bootHost, MIB } from './host.js';
 
@@ -118,6 +120,16 @@ describe('INIT-SIPI-SIPI in a guest without protected registers', () => {
 		if (guest.vcpus[1] !== undefined) guest.vcpus[1].run[RunOffset.immediateExit] = 1;
 		expect(guest.run(1)).toBe(EINTR);
 	});
+	it('KVM_GET_MP_STATE lets what waits take effect: the VMM reads the registers after it', () => {
+		const guest = plainGuest([to(1, INIT), to(1, SIPI | 3n), to(2, INIT)]);
+		guest.run(0);
+		const [, started, reset] = guest.vcpus;
+		started?.setRegs({ rbx: 5n });
+		expect([started?.mpState, started?.getMpState()]).toEqual([MpState.uninitialized, MpState.runnable]);
+		expect([started?.getSregs().cs.base, started?.getRegs()]).toMatchObject([0x3000n, { rip: 0n, rbx: 0n }]);
+		expect([reset?.mpState, reset?.getMpState()]).toEqual([MpState.uninitialized, MpState.initReceived]);
+		expect([guest.run(1), guest.port(1)]).toEqual([0, 0x80]);
+	});
 	it('without an irqchip ICR is an MSR that KVM does not know', () => {
 		const guest = plainGuest([to(1, INIT)], { irqchip: false });
 		expect([guest.run(0), guest.threads[0]?.fault?.code]).toEqual([0, 'gp']);
@@ -203,6 +215,48 @@ describe('AP start of a SEV-ES guest', () => {
 		rig.send(INIT);
 		rig.send(SIPI);
 		expect([rig.run(1), rig.host64('ghcbMsr', 1)]).toEqual([EINTR, 0x1007n]);
+	});
+	it.each([
+		['INIT and SIPI', [INIT, SIPI], MpState.sipiReceived],
+		['INIT', [INIT], MpState.initReceived],
+	] as const)('KVM_GET_MP_STATE says that %s wait for an AP, and the record carries them', (_, commands, state) => {
+		const loop: Block = (cpu) => cpu.jump('ap_loop');
+		const from = startedAp({ blocks: { ap_loop: loop } });
+		for (const command of commands) from.send(command);
+		expect([from.vcpus[1]?.mpState, from.vcpus[1]?.getMpState()]).toEqual([MpState.uninitialized, state]);
+		const target = startedAp({ blocks: { ap: loop, ap_loop: loop } });
+		loadEsVcpu(target.vm, 1, saveEsVcpu(from.vm, 1));
+		expect(target.run(1)).toBe(EAGAIN);
+		if (state === MpState.initReceived) target.send(SIPI);
+		expect([target.run(1), target.vcpus[1]?.mpState]).toEqual([EINTR, MpState.runnable]);
+
+		// A record without them takes back what waits.
+		target.send(INIT);
+		loadEsVcpu(target.vm, 1, saveEsVcpu(startedAp().vm, 1));
+		expect([target.run(1), target.vcpus[1]?.mpState]).toEqual([EAGAIN, MpState.uninitialized]);
+	});
+	it('the state alone carries a SIPI too: KVM_SET_MP_STATE of what KVM_GET_MP_STATE said', () => {
+		const from = startedAp();
+		from.send(INIT);
+		from.send(SIPI);
+		const target = startedAp({ blocks: { ap: (cpu) => cpu.jump('ap') } });
+		const state = from.vcpus[1]?.getMpState() ?? -1;
+		expect(target.vcpus[1]?.setMpState(state)).toBe(0);
+		expect([target.run(1), target.vcpus[1]?.mpState]).toEqual([EINTR, MpState.runnable]);
+	});
+	it('stay where they wait when the encryption context moves: the APIC does not', () => {
+		const from = startedAp();
+		from.send(INIT);
+		from.send(SIPI);
+		const record = saveEsVcpu(from.vm, 1);
+		const target = from.host.kvm.createVm();
+		expect(target.createIrqchip()).toBe(0);
+		for (const i of [0, 1]) target.createVcpu(i, []);
+		expect(target.moveEncContextFrom(from.vm)).toBe(0);
+		const pending = () => loadApicEvents(contextOf(target).words, 1);
+		expect(pending()).toBe(0);
+		loadEsVcpu(target, 1, record);
+		expect(pending()).toBe(ApicEvent.init | ApicEvent.sipi);
 	});
 	it('a vCPU that is woken otherwise gets no result', () => {
 		const rig = startedAp();

@@ -5,7 +5,15 @@ import { createSevMachine } from '@cvm/sev-hw';
 import { ExitReason, RunOffset } from '../src/abi/run-page.js';
 import { VmType } from '../src/abi/vm-type.js';
 import { type BootParams, EfiStatus, type LinuxKernelOptions, linuxKernel, MemoryMap } from '../src/guest/index.js';
-import { createKvm, type KvmAbi, type LinuxRelease, resetVcpu, type Vm } from '../src/index.js';
+import {
+	createKvm,
+	type KvmAbi,
+	type LinuxRelease,
+	MemFlag,
+	resetVcpu,
+	type VcpuHandle,
+	type Vm,
+} from '../src/index.js';
 import {
 	type Block,
 	type CodeFragment,
@@ -41,6 +49,8 @@ export interface BootOptions {
 	readonly jumpTable?: number;
 	/** Another machine, and so other keys. */
 	readonly seed?: string;
+	/** Slot 0 logs its dirty pages from the start. */
+	readonly logsDirty?: boolean;
 }
 
 export interface Boot {
@@ -49,6 +59,8 @@ export interface Boot {
 	/** DRAM behind the guest's RAM: what the host sees of it. */
 	readonly ram: Uint8Array;
 	readonly threads: readonly VcpuThread[];
+	/** The vCPUs for threads elsewhere, instead of `threads`. */
+	readonly handles: readonly VcpuHandle[];
 	readonly program: GuestProgram;
 	/** Runs `blocks` blocks of a vCPU: whether it has ended. */
 	turn(vcpu: number, blocks: number): boolean;
@@ -80,7 +92,8 @@ export function launch(o: BootOptions): Boot {
 	if (o.es) ok('irqchip', vm.createIrqchip());
 	const ram = kvm.memory.mmap(RAM);
 	const userspaceAddr = ram.hva;
-	ok('slot', vm.setUserMemoryRegion({ slot: 0, flags: 0, guestPhysAddr: gpa(0), memorySize: RAM, userspaceAddr }));
+	const flags = o.logsDirty === true ? MemFlag.logDirtyPages : 0;
+	ok('slot', vm.setUserMemoryRegion({ slot: 0, flags, guestPhysAddr: gpa(0), memorySize: RAM, userspaceAddr }));
 	ok('pin', vm.memoryEncryptRegisterRegion({ addr: ram.hva, size: RAM }));
 	ok('launchStart', vm.sev.launchStart({ policy: o.es ? 4 : 0 }).ret);
 	const cpuid = kvm.cpuid({ es: o.es, migrationControl: o.offers !== false });
@@ -128,6 +141,7 @@ export function launch(o: BootOptions): Boot {
 		vm,
 		ram: ram.bytes,
 		threads,
+		handles: vcpus.map((vcpu) => vcpu.share()),
 		program,
 		turn,
 		ends,
@@ -155,7 +169,7 @@ export function launch(o: BootOptions): Boot {
 }
 
 /** Answers an exit as a VMM does. What ended the vCPU, or `undefined`. */
-function answer(view: DataView, log: HostLog): number | undefined {
+export function answer(view: DataView, log: HostLog): number | undefined {
 	const u32 = (at: number) => view.getUint32(at, true);
 	const u64 = (at: number) => view.getBigUint64(at, true);
 	const reason = u32(RunOffset.exitReason);
@@ -188,7 +202,7 @@ function answer(view: DataView, log: HostLog): number | undefined {
 	return port === EXIT_PORT ? reason : undefined;
 }
 
-function programOf(o: BootOptions): GuestProgram {
+export function programOf(o: BootOptions): GuestProgram {
 	const params: Omit<BootParams, 'getVariable'> = {
 		...{ ramBytes: RAM, seed: 1n, stepLimit: 0n, cpus: o.vcpus, efi: false, workload: 'test', e820: E820 },
 		...o.params,

@@ -1,7 +1,7 @@
 /** SEV-ES guests through the ioctls. */
 import { nodeProvider } from '@cvm/crypto/node';
 import { gpa, spa } from '@cvm/layout';
-import { COMMANDS, type vmsa } from '@cvm/sev-hw/abi';
+import { COMMANDS } from '@cvm/sev-hw/abi';
 import { openMemoryController } from '@cvm/sev-hw/silicon';
 import { type HostMapping, resetVcpu, type Vcpu, type Vm } from '../src/index.js';
 import { contextOf } from '../src/vm.js';
@@ -85,6 +85,3 @@ export function plainSaveArea(host: Host, vm: Vm, vcpu: number): Uint8Array {
 
 /** The bytes of a save area that the firmware has for itself. */
 export const withoutSlot = (page: Uint8Array): Uint8Array => page.slice().fill(0, 0x380, 0x390);
-
-/** What a vCPU's registers are made of in a save area. */
-type VmsaField = keyof typeof vmsa.fields;

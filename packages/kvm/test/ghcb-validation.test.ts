@@ -1,6 +1,6 @@
 import { gpa } from '@cvm/layout';
 import { describe, expect, it } from 'vitest';
-import { ExitCode, type Ghcb, GhcbError, ghcb } from '../src/abi/ghcb.js';
+import { ExitCode, type Ghcb, GhcbError, ghcb, ghcbValidBit } from '../src/abi/ghcb.js';
 import { ExitReason } from '../src/abi/run-page.js';
 import { createGhcbRig, EINTR, EINVAL, event, GHCB, type GhcbRig, resultOf } from './ghcb-rig.js';
 
@@ -8,12 +8,63 @@ const { MISSING_INPUT, INVALID_EVENT, INVALID_USAGE } = GhcbError;
 
 describe('the GHCB page', () => {
 	it('has the offsets of the standard, and a valid bit per 8 bytes', () => {
-		const names = ['cpl', 'rax', 'rcx', 'rdx', 'rbx', 'rsi', 'swExitCode', 'swExitInfo1', 'swExitInfo2', 'swScratch'];
-		expect(names.map((name) => ghcb.offsetOf(name as keyof Ghcb))).toEqual([
-			0xcb, 0x1f8, 0x308, 0x310, 0x318, 0x330, 0x390, 0x398, 0x3a0, 0x3a8,
+		// AMD 56421 §2.3: field, offset, bit.
+		const table = [
+			...[
+				['cpl', 0xcb, 25],
+				['xss', 0x140, 40],
+				['dr7', 0x160, 44],
+				['rip', 0x178, 47],
+				['rsp', 0x1d8, 59],
+			],
+			...[
+				['rax', 0x1f8, 63],
+				['rcx', 0x308, 97],
+				['rdx', 0x310, 98],
+				['rbx', 0x318, 99],
+				['rbp', 0x328, 101],
+			],
+			...[
+				['rsi', 0x330, 102],
+				['rdi', 0x338, 103],
+				['r8', 0x340, 104],
+				['r9', 0x348, 105],
+				['r10', 0x350, 106],
+			],
+			...[
+				['r11', 0x358, 107],
+				['r12', 0x360, 108],
+				['r13', 0x368, 109],
+				['r14', 0x370, 110],
+				['r15', 0x378, 111],
+			],
+			...[
+				['swExitCode', 0x390, 114],
+				['swExitInfo1', 0x398, 115],
+				['swExitInfo2', 0x3a0, 116],
+			],
+			...[
+				['swScratch', 0x3a8, 117],
+				['xcr0', 0x3e8, 125],
+			],
+		] as [keyof Ghcb, number, number][];
+		for (const [name, offset, bit] of table) {
+			expect([name, ghcb.offsetOf(name), ghcbValidBit(name)]).toEqual([name, offset, bit]);
+		}
+		const rest = ['validBitmap', 'x87StateGpa', 'sharedBuffer', 'protocolVersion', 'usage'] as const;
+		expect(rest.map((name) => [ghcb.offsetOf(name), ghcb.fields[name].size])).toEqual([
+			...[
+				[0x3f0, 16],
+				[0x400, 8],
+				[0x800, 0x7f0],
+			],
+			...[
+				[0xffa, 2],
+				[0xffc, 4],
+			],
 		]);
-		expect(ghcb.offsetOf('validBitmap')).toBe(0x3f0);
-		expect(ghcb.offsetOf('usage')).toBe(0xffc);
+		expect(Object.keys(ghcb.fields)).toHaveLength(table.length + rest.length);
+		expect(ghcb.size).toBe(4096);
 	});
 });
 

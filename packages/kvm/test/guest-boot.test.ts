@@ -106,6 +106,27 @@ describe('negotiation', () => {
 		expect(sawAsked).toBe(true);
 	});
 
+	it.each(['v12', 'upstream'] as const)(
+		'G4: %s asks for the variable by its name and GUID as EFI stores them',
+		(abi) => {
+			const asked: Uint8Array[] = [];
+			const rig: Rig = createKernelRig(abi, {
+				...EFI,
+				variable: { status: success, value: 1 },
+				afterBlock: (rip) => {
+					if (rip !== MemoryMap.firmwareText + 3 * 16) return;
+					asked.push(rig.plain(Number(rig.register('rcx')), 48), rig.plain(Number(rig.register('rdx')), 16));
+				},
+			});
+			runHost(rig);
+			// 24 code units with the NUL; 0cf29b71-9e51-433a-a3b7-81f3ab16b875, its first three groups little-endian.
+			const guid = '719bf20c519e3a43a3b781f3ab16b875';
+			expect(asked).toHaveLength(2);
+			expect(Buffer.from(asked[0] ?? []).toString('utf16le')).toBe('SevLiveMigrationEnabled\0');
+			expect(Buffer.from(asked[1] ?? []).toString('hex')).toBe(guid);
+		},
+	);
+
 	it('P-13: does not ask the firmware when the host offers nothing', () => {
 		const { log } = boot('v12', { ...EFI, features: 0, variable: { status: success, value: 1 } });
 		expect(log.events).toEqual(['out f4']);

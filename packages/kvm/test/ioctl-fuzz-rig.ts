@@ -1,3 +1,4 @@
+import { nodeProvider } from '@cvm/crypto/node';
 import { COMMANDS, Policy } from '@cvm/sev-hw/abi';
 import {
 	Cap,
@@ -11,7 +12,8 @@ import {
 	SevIoctl,
 } from '../src/abi/index.js';
 import { SEV_ISSUE_CMD } from '../src/ccp/index.js';
-import { openVcpuState } from '../src/vcpu-state.js';
+import { link, openVcpu } from '../src/vcpu/index.js';
+import { openVcpuState, type VcpuHandle, VcpuWord } from '../src/vcpu-state.js';
 import { bootHost, certificatesOf, type Host, PAGE } from './host.js';
 import {
 	addRam,
@@ -70,6 +72,38 @@ export interface World {
 	readonly blobs: { readonly hva: number; readonly bytes: Uint8Array };
 	/** The first bytes of RAM of the VMs, by descriptor. */
 	readonly ram: ReadonlyMap<number, { readonly hva: number; readonly bytes: Uint8Array }>;
+}
+
+/** Guest code that has next to nothing to do: it stores to where RDI says and makes a hypercall, until it is kicked. */
+const CODE = link({
+	name: 'fuzz',
+	base: 0x10000,
+	at: { reset: 0xfffffff0 },
+	blocks: {
+		reset: (cpu) => {
+			cpu.storeU64(cpu.num('rdi') % 2 ** 32, 1n);
+			return cpu.jump('call');
+		},
+		call: (cpu) => cpu.vmmcall('reset'),
+	},
+});
+const BLOCKS_PER_RUN = 6;
+
+/** KVM_RUN that comes back after a few blocks. */
+function runner(handle: VcpuHandle): { run(): number } {
+	let left = 0;
+	const { words } = openVcpuState(handle);
+	const afterBlock = () => {
+		left--;
+		if (left <= 0) Atomics.store(words, VcpuWord.kick, 1);
+	};
+	const thread = openVcpu(handle, { provider: nodeProvider, program: CODE, ticks: false, afterBlock });
+	return {
+		run: () => {
+			left = BLOCKS_PER_RUN;
+			return thread.run();
+		},
+	};
 }
 
 const BLOBS = 8 * PAGE;
@@ -135,7 +169,7 @@ function addRamOnly(p: Program, vm: number): void {
 /** A new host whose guests may come from another one, and go there. */
 export function createWorld(seed: string): World {
 	const other = bootHost({ seed: 'other' });
-	const p = program({ seed });
+	const p = program({ seed }, { openVcpu: runner });
 	const plain = p.createVm();
 	const withRam = p.createVm();
 	addRamOnly(p, withRam);
@@ -156,9 +190,12 @@ export function createWorld(seed: string): World {
 	vms.push(take(p, Cap.VM_COPY_ENC_CONTEXT_FROM, running(p).vm), take(p, Cap.VM_MOVE_ENC_CONTEXT_FROM, moved), moved);
 	const esGuest = vms[8] ?? plain;
 	const mirror = vms.at(-3) ?? plain;
+	const runs = vms[4] ?? plain;
 	const addVcpu = (vm: number): number => p.process.ioctl(vm, Ioctl.KVM_CREATE_VCPU, 1);
 	const vcpus = new Map([
 		[plain, addVcpu(plain)],
+		[withRam, addVcpu(withRam)],
+		[runs, addVcpu(runs)],
 		// Made right after its VM, and its registers are encrypted.
 		[esGuest, esGuest + 1],
 		[mirror, addVcpu(mirror)],
@@ -253,6 +290,8 @@ export function snapshot(world: World, vm: number) {
 			const bytes = new Uint8Array(state.registers.buffer).slice();
 			return Buffer.from(bytes).toString('latin1');
 		}),
+		saveAreas: copyOf(Buffer.concat([...vcpus.values()].map(({ saveArea }) => copyOf(saveArea?.bytes)))),
+		protected: [...vcpus.values()].map(({ guestStateProtected }) => guestStateProtected),
 		sev: { ...own, mirrors: mirrors.size, owner: owner?.handle, regions: regions.length, isDeviceOpen },
 		guest: sev.handle === 0 ? undefined : driver.issue(COMMANDS.GUEST_STATUS, { handle: sev.handle }).out,
 		freeBytes: p.host.kvm.memory.freeBytes,

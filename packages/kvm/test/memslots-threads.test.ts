@@ -98,6 +98,7 @@ async function running() {
 			for (let done = 0; done < n; done = Atomics.load(turn, DONE)) Atomics.wait(turn, DONE, done);
 		},
 		kick: () => vcpu.kick(),
+		memory: kvm.memory,
 		pages: () => Buffer.from(ram.bytes.buffer, ram.bytes.byteOffset, PAGES * PAGE),
 	};
 }
@@ -164,5 +165,29 @@ describe('memslots of a guest that runs in another thread', () => {
 		const bitmap = new Uint32Array(8);
 		expect(vm.getDirtyLog(1, bitmap)).toBe(0);
 		expect([...bitmap]).toEqual([...new Array<number>(6).fill(0xffffffff), 0xff, 0]);
+	});
+});
+
+describe('a VM that is destroyed while its guest runs in another thread', () => {
+	it('gives its memory back only when no store arrives any more, and KVM_RUN is at its end', async () => {
+		for (let turn = 0; turn < 8; turn++) {
+			const { vm, ram, go, goOn, rounds, returned, pages, memory } = await running();
+			go();
+			goOn();
+			for (let i = 0; i < 3000 * turn; i++) rounds();
+			// Its slot alone holds the memory now.
+			memory.munmap(ram);
+			const before = memory.freeBytes;
+			vm.destroy();
+			expect(memory.freeBytes).toBe(before + PAGES * PAGE);
+			const then = Buffer.from(pages());
+			expect(then.every((byte) => byte === 0)).toBe(true);
+			returned(1);
+			expect(pages().equals(then)).toBe(true);
+			// Nobody comes in any more.
+			go();
+			returned(2);
+			expect([rounds(), pages().equals(then)]).toEqual([0n, true]);
+		}
 	});
 });

@@ -1,6 +1,6 @@
 import { gpa, hva } from '@cvm/layout';
 import { describe, expect, it, vi } from 'vitest';
-import { type HostMapping, MemFlag, type UserMemoryRegion, type Vcpu, type Vm } from '../src/index.js';
+import { type HostMapping, KvmError, MemFlag, type UserMemoryRegion, type Vcpu, type Vm } from '../src/index.js';
 import {
 	createIdentityStrategy,
 	createLowWindowStrategy,
@@ -13,6 +13,7 @@ import {
 	parseSmp,
 } from '../src/mirror/index.js';
 import { contextOf } from '../src/vm.js';
+import { openVmState } from '../src/vm-state.js';
 import { bootHost, MIB, PAGE } from './host.js';
 import { DATA, dirtyWords, load, machine, mirrorOf, running, store } from './mirror-machine.js';
 import { pages, sevOf } from './mirror-rig.js';
@@ -179,6 +180,54 @@ describe('slots of both VMs', () => {
 		expect(mirror.setUserMemoryRegion({ ...slot, userspaceAddr: hva(slot.userspaceAddr + PAGE) })).toBe(-22);
 		expect(mirror.setUserMemoryRegion({ ...slot, slot: FIRST_WINDOW_SLOT })).toBe(-22);
 		store(handler, 0);
+	});
+
+	/** What the mirror's KVM answers to calls that make or change slots, from now on. */
+	const refuses = (vm: Vm, answer: () => number, matches: (region: UserMemoryRegion) => boolean = () => true) => {
+		const real = vm.setUserMemoryRegion;
+		vi.spyOn(vm, 'setUserMemoryRegion').mockImplementation((region) => (matches(region) ? answer() : real(region)));
+	};
+	const ENOMEM = () => -12;
+	const stuck = (): number => {
+		throw new KvmError('vcpu-stuck', 'memslots', 'every vCPU to reach the end of its block', 'none');
+	};
+	/** Whether a VM has a slot at an address. */
+	const has = (vm: Vm, at: number): boolean => openVmState(contextOf(vm).handle).translate(at) >= 0;
+
+	it('are as before in both VMs if the mirror refuses a new one', () => {
+		const { mirror, main, slot, host } = machine();
+		const more: UserMemoryRegion = { ...slot, slot: 1, guestPhysAddr: gpa(MIB), userspaceAddr: pages(host, 16).hva };
+		refuses(mirrorOf({ mirror }), ENOMEM);
+		expect(mirror.setUserMemoryRegion(more)).toBe(-12);
+		expect([has(main, MIB), has(main, 0), has(mirrorOf({ mirror }), 0)]).toEqual([false, true, true]);
+		vi.restoreAllMocks();
+		expect(mirror.setUserMemoryRegion(more)).toBe(0);
+	});
+
+	it('are as before in both VMs if the mirror refuses other flags, a move, or its deletion', () => {
+		const { mirror, main, slot } = machine();
+		refuses(mirrorOf({ mirror }), ENOMEM);
+		expect(mirror.setUserMemoryRegion({ ...slot, flags: MemFlag.logDirtyPages })).toBe(-12);
+		expect(main.getDirtyLog(0, new Uint32Array(2))).toBe(-2);
+		expect(mirror.setUserMemoryRegion({ ...slot, guestPhysAddr: gpa(MIB) })).toBe(-12);
+		vi.restoreAllMocks();
+		refuses(mirrorOf({ mirror }), stuck);
+		expect(() => mirror.setUserMemoryRegion({ ...slot, memorySize: 0 })).toThrow(KvmError);
+		expect([has(main, 0), has(main, MIB), has(mirrorOf({ mirror }), 0)]).toEqual([true, false, true]);
+		vi.restoreAllMocks();
+		expect(mirror.setUserMemoryRegion({ ...slot, memorySize: 0 })).toBe(0);
+		expect([has(main, 0), has(mirrorOf({ mirror }), 0)]).toEqual([false, false]);
+	});
+
+	it('are as before in both VMs if the mirror refuses a slot that became READONLY', () => {
+		const { mirror, main, slot } = machine();
+		refuses(mirrorOf({ mirror }), ENOMEM, ({ flags }) => flags === MemFlag.readonly);
+		expect(mirror.setUserMemoryRegion({ ...slot, flags: MemFlag.readonly })).toBe(-12);
+		for (const vm of [main, mirrorOf({ mirror })]) {
+			expect(openVmState(contextOf(vm).handle).isWritable(0)).toBe(true);
+		}
+		vi.restoreAllMocks();
+		expect(mirror.setUserMemoryRegion({ ...slot, flags: MemFlag.readonly })).toBe(0);
 	});
 
 	it('follow a slot that moves out of what the strategy copies', () => {

@@ -1,3 +1,4 @@
+import { nodeProvider } from '@cvm/crypto/node';
 import { expect } from 'vitest';
 import {
 	Ioctl,
@@ -12,6 +13,7 @@ import {
 } from '../src/abi/index.js';
 import type { HostMapping, LinuxRelease, Vm } from '../src/index.js';
 import { createProcess, type Process, type ProcessOptions } from '../src/process/index.js';
+import { link, openVcpu } from '../src/vcpu/index.js';
 import { contextOf } from '../src/vm.js';
 import { bootHost, type Host, PAGE, pattern } from './host.js';
 
@@ -176,3 +178,37 @@ export function refuses(
 
 /** A blob of the program: address and length. */
 export const blob = (p: Program, length: number) => p.put(new Uint8Array(length));
+
+/** A guest that stores a word and writes to a port, over and over. */
+export const blocks = link({
+	name: 'process',
+	base: 0xfffffff0,
+	blocks: {
+		reset: (cpu) => {
+			cpu.storeU64(0x3000, 7n);
+			return cpu.out(0xf4, 1, 'again');
+		},
+		again: (cpu) => cpu.jump('reset'),
+	},
+});
+
+/** A VM with `pages` pages of memory from 0 on, and a vCPU. */
+export function guest(p: Program, pages = 16, flags = 1) {
+	const vm = p.createVm();
+	const ram = p.host.kvm.memory.mmap(pages * PAGE);
+	const region = {
+		slot: 0,
+		flags,
+		guestPhysAddr: 0n,
+		memorySize: BigInt(pages * PAGE),
+		userspaceAddr: BigInt(ram.hva),
+	};
+	const set = p.process.ioctl(vm, Ioctl.KVM_SET_USER_MEMORY_REGION, kvmUserspaceMemoryRegion.encode(region));
+	if (set !== 0) throw new Error(`KVM_SET_USER_MEMORY_REGION: expected 0, got ${set}`);
+	const vcpu = p.process.ioctl(vm, Ioctl.KVM_CREATE_VCPU, 0);
+	return { vm, vcpu, ram };
+}
+
+/** A program whose vCPUs run that guest. */
+export const runs = () =>
+	program({}, { openVcpu: (handle) => openVcpu(handle, { provider: nodeProvider, program: blocks, ticks: false }) });

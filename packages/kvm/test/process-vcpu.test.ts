@@ -1,4 +1,3 @@
-import { nodeProvider } from '@cvm/crypto/node';
 import { describe, expect, it } from 'vitest';
 import {
 	ExitReason,
@@ -13,44 +12,10 @@ import {
 	kvmRegs,
 	kvmSegment,
 	kvmSregs,
-	kvmUserspaceMemoryRegion,
 	kvmXcrs,
 	RunOffset,
 } from '../src/abi/index.js';
-import { link, openVcpu } from '../src/vcpu/index.js';
-import { PAGE } from './host.js';
-import { type Program, program } from './process-rig.js';
-
-const blocks = link({
-	name: 'process',
-	base: 0xfffffff0,
-	blocks: {
-		reset: (cpu) => {
-			cpu.storeU64(0x3000, 7n);
-			return cpu.out(0xf4, 1, 'again');
-		},
-		again: (cpu) => cpu.jump('reset'),
-	},
-});
-
-/** A VM with a page of memory per `pages`, and a vCPU. */
-function guest(p: Program, pages = 16, flags = 1) {
-	const vm = p.createVm();
-	const ram = p.host.kvm.memory.mmap(pages * PAGE);
-	const region = {
-		slot: 0,
-		flags,
-		guestPhysAddr: 0n,
-		memorySize: BigInt(pages * PAGE),
-		userspaceAddr: BigInt(ram.hva),
-	};
-	expect(p.process.ioctl(vm, Ioctl.KVM_SET_USER_MEMORY_REGION, kvmUserspaceMemoryRegion.encode(region))).toBe(0);
-	const vcpu = p.process.ioctl(vm, Ioctl.KVM_CREATE_VCPU, 0);
-	return { vm, vcpu, ram };
-}
-
-const runs = () =>
-	program({}, { openVcpu: (handle) => openVcpu(handle, { provider: nodeProvider, program: blocks, ticks: false }) });
+import { guest, program, runs } from './process-rig.js';
 
 describe('a vCPU', () => {
 	it('runs, and shows why it stopped in what its descriptor maps', () => {

@@ -22,40 +22,10 @@ import {
 	sevUserDataStatus,
 } from '../src/ccp/index.js';
 import { createProcess } from '../src/process/index.js';
-import { link, openVcpu } from '../src/vcpu/index.js';
+import { openVcpu } from '../src/vcpu/index.js';
+import { openVmState } from '../src/vm-state.js';
 import { PAGE } from './host.js';
-import { NOWHERE, type Program, program, sevGuest, UNTOUCHED } from './process-rig.js';
-
-const blocks = link({
-	name: 'process',
-	base: 0xfffffff0,
-	blocks: {
-		reset: (cpu) => {
-			cpu.storeU64(0x3000, 7n);
-			return cpu.out(0xf4, 1, 'again');
-		},
-		again: (cpu) => cpu.jump('reset'),
-	},
-});
-
-/** A VM with a page of memory per `pages`, and a vCPU. */
-function guest(p: Program, pages = 16, flags = 1) {
-	const vm = p.createVm();
-	const ram = p.host.kvm.memory.mmap(pages * PAGE);
-	const region = {
-		slot: 0,
-		flags,
-		guestPhysAddr: 0n,
-		memorySize: BigInt(pages * PAGE),
-		userspaceAddr: BigInt(ram.hva),
-	};
-	expect(p.process.ioctl(vm, Ioctl.KVM_SET_USER_MEMORY_REGION, kvmUserspaceMemoryRegion.encode(region))).toBe(0);
-	const vcpu = p.process.ioctl(vm, Ioctl.KVM_CREATE_VCPU, 0);
-	return { vm, vcpu, ram };
-}
-
-const runs = () =>
-	program({}, { openVcpu: (handle) => openVcpu(handle, { provider: nodeProvider, program: blocks, ticks: false }) });
+import { blocks, guest, NOWHERE, type Program, program, runs, sevGuest, UNTOUCHED } from './process-rig.js';
 
 describe('descriptors', () => {
 	it('are the lowest free numbers from 3 on', () => {
@@ -196,6 +166,33 @@ describe('/dev/sev', () => {
 });
 
 describe('a VM', () => {
+	it('lives until KVM_RUN has returned, whatever its program closes meanwhile', () => {
+		const seen: number[] = [];
+		const p: Program = program(
+			{},
+			{
+				openVcpu: (handle) =>
+					openVcpu(handle, {
+						provider: nodeProvider,
+						program: blocks,
+						ticks: false,
+						afterBlock: () => {
+							for (const fd of [vm, vcpu]) p.process.close(fd);
+							seen.push(openVmState(handle.vm).translate(0));
+						},
+					}),
+			},
+		);
+		const { vm, vcpu } = guest(p);
+		const handle = p.process.vcpuOf(vcpu)?.share();
+		expect(p.process.ioctl(vcpu, Ioctl.KVM_RUN)).toBe(0);
+		expect(seen).toHaveLength(1);
+		expect(seen[0]).toBeGreaterThan(0);
+		if (handle === undefined) throw new Error('vCPU: expected one');
+		expect(openVmState(handle.vm).translate(0)).toBe(-1);
+		expect(p.process.ioctl(vcpu, Ioctl.KVM_RUN)).toBe(-9);
+	});
+
 	it('makes vCPUs: numbers above 31 are EINVAL, a second one EEXIST', () => {
 		const p = program();
 		const vm = p.createVm();
@@ -279,6 +276,25 @@ describe('a VM', () => {
 		expect(filter(0, { ...good, nmsrs: 0x3001, bitmap: NOWHERE })).toBe(-22);
 		expect(filter(0, { ...good, nmsrs: 0xffffffff })).toBe(-22);
 		expect(filter(0, good)).toBe(0);
+		expect(filter(0, { ...good, flags: 0 })).toBe(-22);
+		// Deny by default wants a range that is not empty; those that are empty may hold anything.
+		expect(filter(1, { nmsrs: 0, flags: 0xff, bitmap: NOWHERE })).toBe(-22);
+		expect(filter(1, { nmsrs: 0, flags: 0xff, bitmap: NOWHERE }, good)).toBe(0);
+		expect(filter(0, { ...good, nmsrs: 0x3000, bitmap: NOWHERE })).toBe(-14);
+		expect(filter(0)).toBe(0);
+	});
+
+	it('KVM_CAP_X86_USER_SPACE_MSR takes the three reasons, and EINVAL is said of any other bit', () => {
+		const p = program();
+		const vm = p.createVm();
+		const enable = (arg0: bigint, flags = 0) =>
+			p.process.ioctl(vm, Ioctl.KVM_ENABLE_CAP, kvmEnableCap.encode({ cap: Cap.X86_USER_SPACE_MSR, arg0, flags }));
+		for (let mask = 0n; mask < 8n; mask++) expect(enable(mask)).toBe(0);
+		for (const mask of [8n, 1n << 32n, 1n << 63n]) expect(enable(mask)).toBe(-22);
+		expect(enable(4n, 1)).toBe(-22);
+		for (const cap of [Cap.X86_USER_SPACE_MSR, Cap.X86_MSR_FILTER]) {
+			expect(p.process.ioctl(vm, Ioctl.KVM_CHECK_EXTENSION, cap)).toBe(1);
+		}
 	});
 
 	it('enables capabilities as the facade does', () => {

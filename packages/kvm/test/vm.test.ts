@@ -1,9 +1,10 @@
 import { gpa, hva } from '@cvm/layout';
-import { describe, expect, it } from 'vitest';
+import { afterEach, describe, expect, it, vi } from 'vitest';
 import { loadVcpuState, saveVcpuState } from '../src/index.js';
 import { openVcpuState, VcpuWord } from '../src/vcpu-state.js';
-import { openVmState } from '../src/vm-state.js';
+import { openVmState, VmWord, vmWords } from '../src/vm-state.js';
 import { bootHost, MIB, PAGE, runningVm, vmWithRam } from './host.js';
+import { threadOf } from './mirror-rig.js';
 
 describe('a vCPU in the main thread', () => {
 	const created = () => {
@@ -76,7 +77,8 @@ describe('a vCPU in the main thread', () => {
 describe('a destroyed VM', () => {
 	it('takes no ASID, no memory and no vCPU any more, and has kicked those it had', () => {
 		const { vm, ram } = runningVm(bootHost());
-		const { share } = vm.createVcpu(0, []);
+		const vcpu = vm.createVcpu(0, []);
+		const { share } = vcpu;
 		vm.destroy();
 		const region = { slot: 1, flags: 0, guestPhysAddr: gpa(MIB), memorySize: PAGE, userspaceAddr: ram.hva };
 		expect(vm.setUserMemoryRegion(region)).toBe(-9);
@@ -85,6 +87,50 @@ describe('a destroyed VM', () => {
 		expect(() => vm.createVcpu(1, [])).toThrow(expect.objectContaining({ code: 'vm-gone' }));
 		expect(Atomics.load(openVcpuState(share()).words, VcpuWord.kick)).toBe(1);
 		expect(openVmState(share().vm).translate(0)).toBe(-1);
+		expect(threadOf(vcpu, { reset: (cpu) => cpu.ud2() }).run()).toBe(-5);
+	});
+});
+
+describe('destroy', () => {
+	afterEach(() => {
+		vi.restoreAllMocks();
+	});
+
+	it('waits for a vCPU that is in the guest before it gives anything back, and lets none in meanwhile', () => {
+		const host = bootHost();
+		const { vm, ram } = runningVm(host);
+		const [inside, outside] = [vm.createVcpu(0, []), vm.createVcpu(1, [])];
+		const { words } = vmWords(inside.share().vm);
+		const { memory } = host.kvm;
+		memory.munmap(ram);
+		const held = memory.freeBytes;
+		Atomics.store(words, VmWord.running, 1);
+		const seen: number[][] = [];
+		const { wait } = Atomics;
+		vi.spyOn(Atomics, 'wait').mockImplementation(((array: Int32Array, ...rest: [number, number, number]) => {
+			seen.push([
+				memory.freeBytes,
+				Atomics.load(words, VmWord.sevActive),
+				host.kvm.sevDevice.platformStatus().guestCount,
+			]);
+			expect(threadOf(outside, { reset: (cpu) => cpu.ud2() }).run()).toBe(-5);
+			Atomics.store(words, VmWord.running, 0);
+			return wait(array, ...rest);
+		}) as typeof wait);
+		vm.destroy();
+		expect(seen).toEqual([[held, 1, 1]]);
+		expect([memory.freeBytes - held, host.kvm.sevDevice.platformStatus().guestCount]).toEqual([ram.bytes.length, 0]);
+	});
+
+	it('takes a vCPU that stays in the guest for gone: its thread was terminated', () => {
+		const host = bootHost();
+		const { vm } = runningVm(host);
+		const { words } = vmWords(vm.createVcpu(0, []).share().vm);
+		Atomics.store(words, VmWord.running, 1);
+		const wait = vi.spyOn(Atomics, 'wait').mockReturnValue('timed-out');
+		vm.destroy();
+		expect(wait).toHaveBeenCalledTimes(5000);
+		expect(host.kvm.sevDevice.platformStatus().guestCount).toBe(0);
 	});
 });
 

@@ -19,6 +19,7 @@ export const Errno = {
 	EMFILE: 24,
 	ENOTTY: 25,
 	ENOSYS: 38,
+	ETIMEDOUT: 110,
 	ENOTSUPP: 524,
 } as const;
 /** One of the error numbers. */

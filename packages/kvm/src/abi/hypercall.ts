@@ -1,4 +1,4 @@
-/** KVM_HC_*: what a guest puts into RAX. Linux include/uapi/linux/kvm_para.h (6.1). */
+/** KVM_HC_*: what a guest puts into RAX. Linux include/uapi/linux/kvm_para.h (5.12 to 6.10). */
 export const Hypercall = {
 	VAPIC_POLL_IRQ: 1,
 	KICK_CPU: 5,

@@ -32,6 +32,10 @@ export const kvmSevReceiveUpdateVmsa = vmsaTransport('kvm_sev_receive_update_vms
 export const EsVcpuFlags = {
 	/** This AP was started once: it has its first SIPI behind it, and later ones only end its reset hold. */
 	SIPI_SEEN: 1n,
+	/** An INIT waits for it at its local APIC. */
+	INIT_PENDING: 2n,
+	/** A SIPI waits. Its vector means nothing to a vCPU whose state is encrypted. */
+	SIPI_PENDING: 4n,
 } as const;
 
 /**

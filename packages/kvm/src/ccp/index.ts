@@ -9,6 +9,7 @@
  * @packageDocumentation
  */
 export { createSevMiscDevice, type SevFile, type SevMiscDevice, type SevMiscDeviceOptions } from './misc-device.js';
+export { NO_ANSWER } from './sev-device.js';
 export {
 	SEV_ISSUE_CMD,
 	SEV_USER_DATA_GET_ID_SIZE,

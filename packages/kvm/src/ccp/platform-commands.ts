@@ -1,6 +1,6 @@
 import { CHIP_ID_SIZE, COMMANDS, PlatformState, platformStatusBuffer } from '@cvm/sev-hw/abi';
 import { Errno } from '../abi/errno.js';
-import { BLOB_LIMIT, type KernelBuffer, type SevDriver, type SevResult } from './sev-device.js';
+import { BLOB_LIMIT, type KernelBuffer, KMALLOC_LIMIT, type SevDriver, type SevResult } from './sev-device.js';
 import {
 	SEV_USER_DATA_GET_ID_SIZE,
 	SevUserCommand,
@@ -24,14 +24,12 @@ interface SevCall {
 /** Stops wherever it wants something of the program's memory; see {@link Steps}. */
 type Handler = (call: SevCall) => Steps<number> | number;
 
-/** Most that the page allocator of x86-64 gives in one piece: KMALLOC_MAX_SIZE of Linux include/linux/slab.h. */
-const KMALLOC_MAX_SIZE = 4 << 20;
 /** GET_ID came with this API version: sev_ioctl_do_get_id. */
 const GET_ID_VERSION = { major: 0, minor: 16 };
 
-/** Takes the firmware's status up. @returns the errno that goes with it */
-function note(call: SevCall, { ret, error }: SevResult): number {
-	call.error = error;
+/** Takes the firmware's status up, if it was reached. @returns the errno that goes with it */
+function note(call: SevCall, { ret, error, reached }: SevResult): number {
+	if (ret === 0 || error !== 0 || reached) call.error = error;
 	return ret;
 }
 
@@ -180,7 +178,7 @@ const getId2: Handler = function* (call) {
 	requireGetId(call);
 	const { address, length } = yield* structIn(call.data, sevUserDataGetId2);
 	const query = address === 0n || length === 0;
-	if (!query && length > KMALLOC_MAX_SIZE) return -Errno.ENOMEM;
+	if (!query && length > KMALLOC_LIMIT) return -Errno.ENOMEM;
 	const blob = blank(call, 0);
 	// Scratch memory is shorter than what the program may offer; the firmware writes one or two ids of 64 bytes.
 	const idLen = Math.min(length, BLOB_LIMIT);

@@ -70,8 +70,10 @@ export interface KernelBuffer {
 /** The driver as KVM uses it. */
 export interface SevDriver extends SevDevice {
 	readonly machine: SevMachine;
-	/** Gives a command to the firmware; `out` is the command buffer afterwards. */
+	/** Gives a command to the firmware; `out` is the command buffer afterwards. See also {@link NO_ANSWER}. */
 	issue<V>(command: FirmwareCommand<V>, fields: Partial<V>): SevResult & { readonly out: V };
+	/** Gives a batch of commands to the firmware: how many ran, and the answer to the last one. */
+	issueBatch(id: number, buffers: readonly Spa[], statuses: Uint16Array): SevResult & { readonly ran: number };
 	/** Gives a command without a buffer to the firmware. */
 	issueBare(command: { readonly id: number }): SevResult;
 	/** One of four scratch buffers of {@link BLOB_LIMIT} bytes, for the time of one ioctl. */
@@ -84,10 +86,18 @@ export interface SevDriver extends SevDevice {
 
 /** SEV_FW_BLOB_MAX_SIZE: most that KVM copies for the firmware in one piece. */
 export const BLOB_LIMIT = 0x4000;
+/** Most that the page allocator of x86-64 gives in one piece: KMALLOC_MAX_SIZE of Linux include/linux/slab.h. */
+export const KMALLOC_LIMIT = 4 << 20;
 /** Commands prepared at once. */
 export const BATCH_SLOTS = 256;
 /** Bytes from one command buffer of a batch to the next. */
 export const BATCH_STRIDE = 64;
+
+/**
+ * PROJECT: what `Psp.submit` of a machine may return for firmware that does not answer. The command is −ETIMEDOUT then, and every
+ * later one −EBUSY. (A machine without a secure processor, −ENODEV in Linux, has no SEV here, which is −ENOTTY before.)
+ */
+export const NO_ANSWER = -1;
 
 const SCRATCH_BUFFERS = 4;
 
@@ -108,14 +118,22 @@ export function createSevDriver(machine: SevMachine, memory: KernelMemory, tmr?:
 	const blobs = memory.allocate(SCRATCH_BUFFERS * BLOB_LIMIT);
 	const batch = memory.allocate(BATCH_SLOTS * BATCH_STRIDE);
 
-	const answer = (status: number): SevResult => (status === 0 ? SEV_OK : { ret: -Errno.EIO, error: status });
+	/** psp_dead: the firmware did not answer once. */
+	let isDead = false;
+	const submit = (run: () => number): SevResult => {
+		if (isDead) return fails(Errno.EBUSY);
+		const status = run();
+		if (status === 0) return SEV_OK;
+		isDead = status === NO_ANSWER;
+		return isDead ? failsLater(Errno.ETIMEDOUT) : { ret: -Errno.EIO, error: status };
+	};
 	const issue: SevDriver['issue'] = ({ id, buffer }, fields) => {
 		const bytes = buffer.encode(fields);
 		command.bytes.set(bytes);
-		const result = answer(psp.submit(id, command.spa));
+		const result = submit(() => psp.submit(id, command.spa));
 		return { ...result, out: buffer.decode(command.bytes.slice(0, bytes.length)) };
 	};
-	const issueBare: SevDriver['issueBare'] = ({ id }) => answer(psp.submit(id, command.spa));
+	const issueBare: SevDriver['issueBare'] = ({ id }) => submit(() => psp.submit(id, command.spa));
 	const flush = (): SevResult => {
 		machine.wbinvd();
 		return issueBare(COMMANDS.DF_FLUSH);
@@ -146,6 +164,14 @@ export function createSevDriver(machine: SevMachine, memory: KernelMemory, tmr?:
 	return {
 		machine,
 		issue,
+		issueBatch: (id, buffers, statuses) => {
+			let ran = 0;
+			const result = submit(() => {
+				ran = psp.submitBatch(id, buffers, statuses);
+				return ran === NO_ANSWER ? NO_ANSWER : (statuses[ran - 1] ?? 0);
+			});
+			return { ...result, ran: Math.max(0, ran) };
+		},
 		issueBare,
 		flush,
 		scratch,

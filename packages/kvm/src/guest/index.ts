@@ -18,7 +18,8 @@
  * `apReset` is where they may come back. With SEV-ES park them in AP_RESET_HOLD and give the hypervisor
  * `MemoryMap.apJumpTable`. Keep `MemoryMap.firmware … firmwareEnd` out of the RAM entries of the E820 list that the kernel
  * gets: the kernel clears what is RAM (not that area), and reports it as encrypted, which the firmware's GHCB page is not.
- * `bareFirmware` does the least of this; `vcBlocks`, `loadIdt` and the GHCB functions are what firmware for SEV-ES needs.
+ * `bareFirmware` does the least of this; `demoGuest` is a whole guest over it. `vcBlocks`, `loadIdt` and the GHCB functions are
+ * what firmware for SEV-ES needs.
  *
  * **For workloads.** Labels for `cpu.call`, which keep RBX, RBP, R12 … R15: `set_memory_decrypted`, `set_memory_encrypted`
  * (RDI = VA, RSI = pages; RAX = 0 or negative errno), after which a page reads as noise until it is written;
@@ -54,6 +55,7 @@ export {
 	MEM_ENCRYPT_GUID,
 	MemoryMap,
 } from './boot-protocol.js';
+export { type DemoGuestOptions, demoGuest } from './demo-guest.js';
 export type { E820Entry } from './e820.js';
 export { AP_TRAMPOLINE } from './es-boot.js';
 export {

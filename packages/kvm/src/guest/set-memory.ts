@@ -1,4 +1,5 @@
 import { PAGE_SIZE } from '@cvm/layout';
+import { Hypercall, MapGpaRange } from '../abi/hypercall.js';
 import { isSince } from '../kernel.js';
 import type { Block, GuestCpu } from '../vcpu/program.js';
 import {
@@ -16,12 +17,7 @@ import {
 import { changeAttributes, lookupLeaf, splitLeaf, withEncryption } from './page-tables.js';
 import { say } from './printk.js';
 
-/** Number of KVM_HC_PAGE_ENC_STATUS and KVM_HC_MAP_GPA_RANGE. */
-const HC_PAGE_STATUS = 12;
-/** KVM_MAP_GPA_RANGE_ENCRYPTED (Linux include/uapi/linux/kvm_para.h); the page-size code is always 0, 4 KiB. */
-const MAP_GPA_RANGE_ENCRYPTED = 0x10;
-
-/** Loads the registers of hypercall 12. */
+/** Loads the registers of hypercall 12. Upstream's page-size code is always that of 4 KiB. */
 export function pageStatusArguments(
 	cpu: GuestCpu,
 	{ kernel }: KernelConfig,
@@ -29,10 +25,10 @@ export function pageStatusArguments(
 	pages: number,
 	encrypted: boolean,
 ): void {
-	cpu.setNum('rax', HC_PAGE_STATUS);
+	cpu.setNum('rax', Hypercall.MAP_GPA_RANGE);
 	cpu.setNum('rbx', gpa);
 	cpu.setNum('rcx', pages);
-	cpu.setNum('rdx', encrypted ? (kernel.abi === 'v12' ? 1 : MAP_GPA_RANGE_ENCRYPTED) : 0);
+	cpu.setNum('rdx', encrypted ? (kernel.abi === 'v12' ? 1 : MapGpaRange.ENCRYPTED) : 0);
 }
 
 /**

@@ -37,8 +37,8 @@ export interface MirrorVm {
 	shareContext(): number;
 	/**
 	 * KVM_SET_USER_MEMORY_REGION on the main VM and then, where the strategy copies it, with the same arguments on the mirror; also
-	 * to delete and to change flags. A change of KVM_MEM_READONLY is a delete and a create on both. If the main VM refuses, the mirror is
-	 * not called. −EINVAL for ids from {@link FIRST_WINDOW_SLOT} on: those are the mirror's own.
+	 * to delete and to change flags. A change of KVM_MEM_READONLY is a delete and a create on both. If either VM refuses, both are as
+	 * before, but for dirty bits of a slot that had to be made anew; if the main VM refuses, the mirror is not called. −EINVAL for ids from {@link FIRST_WINDOW_SLOT} on: those are the mirror's own.
 	 */
 	setUserMemoryRegion(region: UserMemoryRegion): number;
 	/**
@@ -80,12 +80,26 @@ export function createMirrorVm({ kvm, main, topology, strategy }: MirrorVmOption
 		else if (ret === 0) copied.set(region.slot, region);
 		return ret;
 	};
-	const setBoth = (region: UserMemoryRegion): number => {
+	const mainSlot = (region: UserMemoryRegion): number => {
 		const ret = main.setUserMemoryRegion(region);
+		if (ret === 0 && region.memorySize === 0) mainSlots.delete(region.slot);
+		else if (ret === 0) mainSlots.set(region.slot, region);
+		return ret;
+	};
+	const setBoth = (region: UserMemoryRegion): number => {
+		const old = mainSlots.get(region.slot);
+		const ret = mainSlot(region);
 		if (ret !== 0) return ret;
-		if (region.memorySize === 0) mainSlots.delete(region.slot);
-		else mainSlots.set(region.slot, region);
-		return mirrorSlot(region);
+		const undo = () => mainSlot(old ?? { ...region, memorySize: 0 });
+		try {
+			const refused = mirrorSlot(region);
+			if (refused !== 0) undo();
+			return refused;
+		} catch (error) {
+			// A vCPU of the mirror that does not come out.
+			undo();
+			throw error;
+		}
 	};
 
 	const drop = (window: MappedWindow): number => vm?.setUserMemoryRegion({ ...window, flags: 0, memorySize: 0 }) ?? 0;
@@ -104,7 +118,15 @@ export function createMirrorVm({ kvm, main, topology, strategy }: MirrorVmOption
 			added.push({ ...window, slot });
 		}
 		const gone = before.filter((old) => !kept.includes(old));
-		for (const window of gone) drop(window);
+		for (const [i, window] of gone.entries()) {
+			try {
+				drop(window);
+			} catch (error) {
+				// A vCPU of the mirror that does not come out.
+				gone.slice(0, i).forEach(add);
+				throw error;
+			}
+		}
 		for (const [i, window] of added.entries()) {
 			const ret = add(window);
 			if (ret === 0) continue;
@@ -126,11 +148,12 @@ export function createMirrorVm({ kvm, main, topology, strategy }: MirrorVmOption
 			const old = mainSlots.get(region.slot);
 			const isFlip =
 				old !== undefined && region.memorySize !== 0 && ((old.flags ^ region.flags) & MemFlag.readonly) !== 0;
-			if (isFlip) {
-				const ret = setBoth({ ...old, memorySize: 0 });
-				if (ret !== 0) return ret;
-			}
-			return setBoth(region);
+			if (!isFlip) return setBoth(region);
+			const deleted = setBoth({ ...old, memorySize: 0 });
+			if (deleted !== 0) return deleted;
+			const ret = setBoth(region);
+			if (ret !== 0) setBoth(old);
+			return ret;
 		},
 		mapWindows: () => (vm === undefined ? 0 : replaceWindows(strategy.windows())),
 		unmapWindows: () => replaceWindows([]),

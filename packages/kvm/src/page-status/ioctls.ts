@@ -1,5 +1,6 @@
 import { PAGE_SIZE } from '@cvm/layout';
 import { Errno } from '../abi/errno.js';
+import { KMALLOC_LIMIT } from '../ccp/sev-device.js';
 import { isPosting } from '../kernel.js';
 import type { MemoryRegionArgument } from '../memory-region.js';
 import type { VmContext } from '../vm-context.js';
@@ -12,7 +13,7 @@ export type BitmapStart = { readonly startGfn: number } | { readonly slot: numbe
 
 /**
  * The ioctls by which the postings up to v10 hand out the page status that KVM keeps. 0 or −errno. −ENOTTY: the posting
- * has no such ioctl, or the VM is no SEV guest.
+ * has no such ioctl, or the VM is no SEV guest. −EIO: its context went to another VM.
  */
 export interface PageStatusIoctls {
 	/**
@@ -42,8 +43,6 @@ export interface PageStatusIoctls {
 /** For sev_dbg_crypt: what guest memory that the VMM sees at an address is, or that no slot has it. */
 export type SharedLookup = (hva: number, length: number) => 'shared' | 'private' | 'no-slot';
 
-/** Bytes that a caller may make KVM allocate: KMALLOC_MAX_SIZE. */
-const MAX_BYTES = 4 << 20;
 const ENTRY_BYTES = 16;
 
 /** The ioctls of a VM. In v9 and v10 they also tell sev_dbg_crypt which pages are shared: `sev.sharedLookup`. */
@@ -103,12 +102,13 @@ export function createPageStatusIoctls(vm: VmContext): PageStatusIoctls {
 
 	return {
 		getBitmap: (request) => {
+			if (sev.dead) return -Errno.EIO;
 			if (bitmap === undefined || !sev.active) return -Errno.ENOTTY;
 			if (isStatic && !isEnabled()) return -Errno.EINVAL;
 			const start = 'slot' in request ? (slots.get(request.slot)?.gfnStart ?? -1) : request.startGfn;
 			if ('slot' in request !== (kernel.series === 'v1') || start < 0) return -Errno.EINVAL;
 			const { numPages, bitmap: out } = request;
-			if (!isCount(start) || !isCount(numPages) || 8 * Math.ceil(numPages / 64) > MAX_BYTES) return -Errno.ENOMEM;
+			if (!isCount(start) || !isCount(numPages) || 8 * Math.ceil(numPages / 64) > KMALLOC_LIMIT) return -Errno.ENOMEM;
 			const exact = between('v5', 'v9');
 			const length = exact ? Math.ceil(numPages / 8) : 8 * Math.ceil(numPages / 64);
 			if (out.length < length) return -Errno.EFAULT;
@@ -122,13 +122,14 @@ export function createPageStatusIoctls(vm: VmContext): PageStatusIoctls {
 			return 0;
 		},
 		setBitmap: ({ startGfn, numPages, bitmap: from }) => {
+			if (sev.dead) return -Errno.EIO;
 			if (bitmap === undefined || kernel.series === 'v1' || !sev.active) return -Errno.ENOTTY;
 			if (from === undefined && isStatic) {
 				clear();
 				return 0;
 			}
 			const length = 8 * Math.ceil(numPages / 64);
-			if (!isCount(startGfn) || !isCount(numPages) || length > MAX_BYTES) return -Errno.ENOMEM;
+			if (!isCount(startGfn) || !isCount(numPages) || length > KMALLOC_LIMIT) return -Errno.ENOMEM;
 			if (from === undefined || from.length < length) return -Errno.EFAULT;
 			return (
 				status?.locked(() => {
@@ -141,18 +142,21 @@ export function createPageStatusIoctls(vm: VmContext): PageStatusIoctls {
 			);
 		},
 		reset: () => {
+			if (sev.dead) return -Errno.EIO;
 			if (!between('v4', 'v6') || !sev.active) return -Errno.ENOTTY;
 			clear();
 			return 0;
 		},
 		getSharedList: ({ size }) => {
 			const fails = (errno: number) => ({ ret: -errno, entries: [] });
+			if (sev.dead) return fails(Errno.EIO);
 			if (list === undefined || !sev.active) return fails(Errno.ENOTTY);
 			if (!isEnabled() || size === 0) return fails(Errno.EINVAL);
 			const entries = status?.locked(() => list.entries) ?? [];
 			return entries.length * ENTRY_BYTES > size ? fails(Errno.E2BIG) : { ret: 0, entries };
 		},
 		setSharedList: (entries) => {
+			if (sev.dead) return -Errno.EIO;
 			if (list === undefined || !sev.active) return -Errno.ENOTTY;
 			return (
 				status?.locked(() => {

@@ -6,11 +6,12 @@ import {
 	PAGE_STATUS_IOCTLS,
 	type PageStatusIoctls,
 } from '../abi/page-status.js';
+import { KMALLOC_LIMIT } from '../ccp/sev-device.js';
 import type { UserPointer, UserSpace } from './user-space.js';
 import { readStructure } from './user-space.js';
 import type { VmCall } from './vm-ioctls.js';
 
-type PageStatusCall = Pick<VmCall, 'vm' | 'space' | 'argument'>;
+type PageStatusCall = Pick<VmCall, 'vm' | 'context' | 'space' | 'argument'>;
 
 /**
  * The ioctls of the postings of the series up to v10 that hand out the page status which KVM keeps. Their numbers collide with
@@ -78,12 +79,19 @@ function getList({ vm, space, argument }: PageStatusCall): number {
 	return space.write(input.pnents, number) && space.write(input.buffer, bytes) ? 0 : -Errno.EFAULT;
 }
 
-function setList({ vm, space, argument }: PageStatusCall): number {
+/**
+ * UNCERTAIN(kvm list, v10): whether KVM reads the count before it sees that there is no buffer; here it does not.
+ */
+function setList({ vm, context, space, argument }: PageStatusCall): number {
 	const input = readStructure(argument, kvmSharedPagesList);
-	const number = input && readCount(space, input.pnents);
-	if (input === undefined || number === undefined) return -Errno.EFAULT;
-	if (number === 0 || input.buffer === 0n) return vm.pageStatus.setSharedList(undefined);
+	if (input === undefined) return -Errno.EFAULT;
+	if (!context.sev.active) return -Errno.ENOTTY;
+	if (input.buffer === 0n) return vm.pageStatus.setSharedList(undefined);
+	const number = readCount(space, input.pnents);
+	if (number === undefined) return -Errno.EFAULT;
+	if (number === 0) return vm.pageStatus.setSharedList(undefined);
 	const { size } = kvmSharedPagesEntry;
+	if (number * size > KMALLOC_LIMIT) return -Errno.ENOMEM;
 	const bytes = space.read(input.buffer, number * size);
 	if (bytes === undefined) return -Errno.EFAULT;
 	const entry = (_: unknown, i: number) => kvmSharedPagesEntry.decode(bytes.slice(i * size, (i + 1) * size));

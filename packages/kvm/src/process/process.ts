@@ -130,7 +130,15 @@ export function createProcess(kvm: Kvm, { openVcpu }: ProcessOptions = {}): Proc
 	};
 	const vcpuIoctl = ({ of, vcpu, run }: VcpuFile, request: number, argument: UserPointer): number => {
 		if (of.owner !== self || contextOf(of.vm).sev.dead) return -Errno.EIO;
-		return VCPU_IOCTLS.get(request)?.({ vcpu, argument, run }) ?? -Errno.EINVAL;
+		const call = VCPU_IOCTLS.get(request);
+		if (call === undefined) return -Errno.EINVAL;
+		// A file that an ioctl works with stays, whatever is closed meanwhile.
+		of.users++;
+		try {
+			return call({ vcpu, argument, run });
+		} finally {
+			drop(of);
+		}
 	};
 	const sevIoctl = (flags: number, request: number, argument: UserPointer): number => {
 		if (request !== SEV_ISSUE_CMD) return -Errno.EINVAL;
@@ -196,9 +204,13 @@ export function createProcess(kvm: Kvm, { openVcpu }: ProcessOptions = {}): Proc
 /** The last descriptor of a file is closed. */
 function release(file: OpenFile): void {
 	const vm = file.kind === 'vm' ? file : file.kind === 'vcpu' ? file.of : undefined;
-	if (vm === undefined) return;
-	vm.users--;
-	if (vm.users === 0) vm.vm.destroy();
+	if (vm !== undefined) drop(vm);
+}
+
+/** One user of a VM less. */
+function drop(file: VmFile): void {
+	file.users--;
+	if (file.users === 0) file.vm.destroy();
 }
 
 /** What the typed facade throws, as the errno that a program sees. @throws what is no answer of the facade */

@@ -86,7 +86,8 @@ function errorAfter(
 	{ ret, error, reached }: SevResult,
 ): number {
 	const hasNoVcpus = id === SevCommand.LAUNCH_UPDATE_VMSA && vm.vcpus.size === 0;
-	const isKept = ret === 0 ? INITS.has(id) || hasNoVcpus : error === 0 && !reached;
+	const isAnswered = reached || error !== 0 || ret === -Errno.ETIMEDOUT;
+	const isKept = ret === 0 ? INITS.has(id) || hasNoVcpus : !isAnswered;
 	return isKept ? before : error;
 }
 

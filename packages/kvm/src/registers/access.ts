@@ -12,6 +12,8 @@ import type { VmContext } from '../vm-context.js';
 export interface RegisterAccess {
 	/** The guest's state is encrypted. */
 	readonly isProtected: boolean;
+	/** @throws KvmError `vm-gone` if the VM is dead */
+	requireAlive(what: string): void;
 	/**
 	 * A reading ioctl.
 	 *
@@ -27,13 +29,17 @@ export interface RegisterAccess {
 export function createAccess({ sev, type }: Pick<VmContext, 'sev' | 'type'>, words: Int32Array): RegisterAccess {
 	const isProtected = (): boolean => Atomics.load(words, VcpuWord.guestStateProtected) === 1;
 	/** has_protected_state. */
+	const requireAlive = (what: string): void => {
+		if (sev.dead) throw new KvmError('vm-gone', what, 'a live VM', 'one whose context was moved away');
+	};
 	const isTyped = type === VmType.SEV_ES || type === VmType.SNP;
 	return {
 		get isProtected() {
 			return isProtected();
 		},
+		requireAlive,
 		get: (what, visible, hidden = visible) => {
-			if (sev.dead) throw new KvmError('vm-gone', what, 'a live VM', 'one whose context was moved away');
+			requireAlive(what);
 			if (!isProtected()) return visible();
 			if (isTyped) throw new KvmError('protected', what, 'a vCPU whose state is not encrypted', 'one of a SEV-ES VM');
 			return hidden();

@@ -44,8 +44,10 @@ const XCR0_SUPPORTED = 7n;
 const X87 = 1n;
 const SSE = 2n;
 const AVX = 4n;
-/** Bits of MXCSR that exist, with DAZ and misaligned SSE. */
-const MXCSR_MASK = 0x2ffff;
+/** Bits of MXCSR that exist, with DAZ and misaligned SSE: MXCSR_MASK, which XSAVE stores and no save area has. */
+export const MXCSR_MASK = 0x2ffff;
+/** Where XSAVE stores it. */
+export const MXCSR_MASK_AT = 28;
 const MAX_XCRS = 16;
 
 /** FNINIT and the reset value of MXCSR. */

@@ -26,7 +26,7 @@ export function createLapicState(vm: VmContext, index: number, page: Uint8Array)
 	for (const [offset, value] of RESET) view.setUint32(offset, value, true);
 	view.setUint32(ID, (index << 24) >>> 0, true);
 	return {
-		getLapic: () => (vm.hasIrqchip ? new Uint8Array(page.slice()) : undefined),
+		getLapic: () => (vm.hasIrqchip && !vm.sev.dead ? new Uint8Array(page.slice()) : undefined),
 		setLapic: (data) => {
 			if (vm.sev.dead) return -Errno.EIO;
 			if (!vm.hasIrqchip || data.length !== page.length) return -Errno.EINVAL;

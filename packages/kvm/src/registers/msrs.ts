@@ -1,6 +1,5 @@
 import { Errno } from '../abi/errno.js';
 import { Msr } from '../abi/msr.js';
-import { KvmError } from '../error.js';
 import { type MsrContext, readMsr, resetMsrs, writeMsr } from '../vcpu/msr-table.js';
 import { openVcpuState, Register, type VcpuHandle } from '../vcpu-state.js';
 import type { VmContext } from '../vm-context.js';
@@ -46,7 +45,7 @@ export function createMsrIoctls(
 	const isOutOfReach = (index: number) => access.isProtected && IN_SAVE_AREA.has(index);
 	return {
 		getMsr: (index) => {
-			if (vm.sev.dead) throw new KvmError('vm-gone', 'KVM_GET_MSRS', 'a live VM', 'one whose context was moved away');
+			access.requireAlive('KVM_GET_MSRS');
 			// EFER's traps tell KVM what it is.
 			if (isOutOfReach(index) && index !== Msr.EFER) return 0n;
 			const value = readMsr(context, index, true);

@@ -35,7 +35,8 @@ const TRANS_LEN = transportBuffer.offsetOf('transLen');
  * itself, so that must be memory of `HostMemory.mmap` (else −EFAULT). PROJECT: Linux has no such ioctl.
  */
 function createBatch(sev: SevContext, id: number, inactiveErrno: number): BatchCommand {
-	const { machine, batch } = sev.driver;
+	const { driver } = sev;
+	const { machine, batch } = driver;
 	const statuses = new Uint16Array(BATCH_SLOTS);
 	const view = new DataView(batch.bytes.buffer, batch.bytes.byteOffset, batch.bytes.length);
 	const cbit = 1 << (machine.cpuid.cbitPosition - 32);
@@ -47,9 +48,8 @@ function createBatch(sev: SevContext, id: number, inactiveErrno: number): BatchC
 		if (buffers.length !== count) {
 			buffers = Array.from({ length: count }, (_, i) => spa(batch.spa + i * BATCH_STRIDE));
 		}
-		const ran = machine.psp.submitBatch(id, buffers, statuses);
-		const error = statuses[ran - 1] ?? 0;
-		return error === 0 ? { ret: 0, error, done: ran } : { ret: -Errno.EIO, error, done: ran - 1 };
+		const { ret, error, ran } = driver.issueBatch(id, buffers, statuses);
+		return { ret, error, done: ret === 0 ? ran : Math.max(0, ran - 1) };
 	};
 	const putAddress = (at: number, address: number, cbit: number): void => {
 		view.setUint32(at, address % 2 ** 32, true);

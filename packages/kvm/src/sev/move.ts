@@ -12,8 +12,8 @@ import { withBothVms } from './lock-pair.js';
 /**
  * KVM_CAP_VM_MOVE_ENC_CONTEXT_FROM (Linux 5.16 to 6.10 arch/x86/kvm/svm/sev.c): moves the encryption context of a VM to another
  * VM of this host. The firmware does not notice. The source is dead: each of its ioctls is −EIO from then on. Memslots, vCPUs
- * and interrupt controllers stay each VM's own; registered regions and mirrors go along. The /dev/sev descriptor does not:
- * firmware commands on the destination are −EBADF.
+ * and interrupt controllers stay each VM's own, with the INIT or SIPI that waits there; registered regions and mirrors go
+ * along. The /dev/sev descriptor does not: firmware commands on the destination are −EBADF.
  *
  * −EINVAL: the kernel is too old, (since 6.10) the types of the VMs differ, `vm` is an SEV guest, `source` is not; with SEV-ES the
  * numbers of vCPUs differ, or a vCPU of the source has no encrypted state. −EBUSY (5.16, 5.17): the source has mirrors. −EINTR:
@@ -23,7 +23,7 @@ import { withBothVms } from './lock-pair.js';
  * type need not KVM_SEV_INIT2 any more. A moved guest could not run otherwise.
  *
  * DEVIATION(Linux): while a vCPU of either VM is in KVM_RUN, Linux waits for it; here the wait ends at once, in −EINTR. ASIDs
- * are not charged to cgroups.
+ * are not charged to cgroups. No vCPU is ever found half created, as KVM_CREATE_VCPU does not overlap with this: no −EBUSY.
  *
  * @param source the VM behind the descriptor in `args[0]`; `undefined` if that is none
  */

@@ -1,7 +1,6 @@
 import { MpState, Register, VcpuWord } from '../vcpu-state.js';
 import { MAX_VCPUS, type VmState, VmWord } from '../vm-state.js';
-
-const Event = { init: 1, sipi: 2 } as const;
+import { ApicEvent } from '../vm-words.js';
 
 /** Registers of a local APIC in x2APIC mode as MSRs. */
 const X2apicMsr = { ID: 0x802, ICR: 0x830 } as const;
@@ -42,12 +41,12 @@ export function createApic(o: {
 	const events = VmWord.apicEvents;
 
 	const sendInit = (target: number): void => {
-		Atomics.store(vm.words, events + target, Event.init);
+		Atomics.store(vm.words, events + target, ApicEvent.init);
 	};
 	const sendSipi = (target: number, vector: number): void => {
 		for (;;) {
 			const old = Atomics.load(vm.words, events + target);
-			const next = (old & 0xff) | Event.sipi | (vector << 8);
+			const next = (old & 0xff) | ApicEvent.sipi | (vector << 8);
 			if (Atomics.compareExchange(vm.words, events + target, old, next) === old) return;
 		}
 	};
@@ -86,14 +85,14 @@ export function createApic(o: {
 			if (Atomics.load(words, VcpuWord.mpState) === MpState.sipiReceived) {
 				// KVM_SET_MP_STATE: what is between an INIT and its SIPI's effect.
 				Atomics.store(words, VcpuWord.mpState, MpState.initReceived);
-				Atomics.or(vm.words, events + index, Event.sipi);
+				Atomics.or(vm.words, events + index, ApicEvent.sipi);
 			}
 			const pending = Atomics.exchange(vm.words, events + index, 0);
-			if ((pending & Event.init) !== 0) {
+			if ((pending & ApicEvent.init) !== 0) {
 				o.onInit();
 				Atomics.store(words, VcpuWord.mpState, index === 0 ? MpState.runnable : MpState.initReceived);
 			}
-			if ((pending & Event.sipi) === 0) return;
+			if ((pending & ApicEvent.sipi) === 0) return;
 			// A SIPI that no INIT preceded is lost.
 			if (Atomics.load(words, VcpuWord.mpState) !== MpState.initReceived) return;
 			o.onSipi((pending >>> 8) & 0xff);

@@ -1,3 +1,4 @@
+import { MXCSR_MASK, MXCSR_MASK_AT } from '../registers/fpu.js';
 import { Register, type RegisterName } from '../vcpu-state.js';
 import type { GuestMemory } from './guest-memory.js';
 import { writeCr0, writeEfer } from './msrs.js';
@@ -186,7 +187,11 @@ export function createGuestCpu(parts: GuestCpuParts): BlockCpu {
 		get exitInfo2() {
 			return registers[Register.exitInfo2] ?? 0n;
 		},
-		xsave: (va) => memory.store(va, parts.xsave),
+		xsave: (va) => {
+			const image = parts.xsave.slice();
+			new DataView(image.buffer).setUint32(MXCSR_MASK_AT, MXCSR_MASK, true);
+			memory.store(va, image);
+		},
 
 		load: memory.load,
 		store: memory.store,

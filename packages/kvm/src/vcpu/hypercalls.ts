@@ -1,33 +1,25 @@
+import { HypercallErrno, Hypercall as Nr } from '../abi/hypercall.js';
 import { PvFeature } from '../abi/msr.js';
-import { isPosting } from '../kernel.js';
+import { isPosting, isSince } from '../kernel.js';
 import type { PageStatusInKvm } from '../page-status/in-kvm.js';
 import { Register, VcpuWord } from '../vcpu-state.js';
 import { type VmState, VmWord } from '../vm-state.js';
 import { pvHas } from './pv-features.js';
 import type { RunPage } from './run-page.js';
 
-/** KVM's hypercall errors (Linux include/uapi/linux/kvm_para.h), as RAX has them. */
-const KVM_EPERM = -1n;
-const KVM_EINVAL = -22n;
-const KVM_EOPNOTSUPP = -95n;
-const KVM_ENOSYS = -1000n;
-
-/** KVM_HC_*: include/uapi/linux/kvm_para.h. */
-const Nr = {
-	VAPIC_POLL_IRQ: 1n,
-	KICK_CPU: 5n,
-	CLOCK_PAIRING: 9n,
-	SEND_IPI: 10n,
-	SCHED_YIELD: 11n,
-	/** KVM_HC_PAGE_ENC_STATUS (the series), KVM_HC_MAP_GPA_RANGE (upstream). */
-	PAGE_STATUS: 12n,
-} as const;
+/** Errors as RAX has them. */
+const KVM_EPERM = BigInt(-HypercallErrno.EPERM);
+const KVM_EINVAL = BigInt(-HypercallErrno.EINVAL);
+const KVM_EOPNOTSUPP = BigInt(-HypercallErrno.EOPNOTSUPP);
+const KVM_ENOSYS = BigInt(-HypercallErrno.ENOSYS);
 
 /** Bits of SEND_IPI's last argument that must be 0: physical or logical destination, shorthand. */
 const ICR_REFUSED = 0xc0800n;
 
 const EFER_LMA = 1n << 10n;
 const CR0_PG = 1n << 31n;
+/** L of a code segment, as a save area packs attributes. */
+const CS_LONG = 0x200n;
 
 /** A hypercall as its instruction, or a GHCB, states it. */
 export interface HypercallRequest {
@@ -55,9 +47,16 @@ export interface Hypercalls {
 	complete(isLong: boolean): bigint;
 }
 
-/** Whether a vCPU runs 64-bit code. There is no 64-bit CS in this model: long mode is 64-bit. */
-export const is64Bit = (registers: BigUint64Array): boolean =>
-	((registers[Register.efer] ?? 0n) & EFER_LMA) !== 0n && ((registers[Register.cr0] ?? 0n) & CR0_PG) !== 0n;
+/**
+ * Whether a vCPU runs 64-bit code: in long mode, and not in a segment of compatibility mode. PROJECT: a CS that nobody has
+ * loaded, as after reset, is 64-bit in long mode.
+ */
+export const is64Bit = (registers: BigUint64Array): boolean => {
+	if (((registers[Register.efer] ?? 0n) & EFER_LMA) === 0n || ((registers[Register.cr0] ?? 0n) & CR0_PG) === 0n)
+		return false;
+	const attributes = ((registers[Register.cs] ?? 0n) >> 16n) & 0xffffn;
+	return attributes === 0n || (attributes & CS_LONG) !== 0n;
+};
 
 /** The hypercall that the registers of a guest without SEV-ES make. */
 export const registerRequest = (registers: BigUint64Array): HypercallRequest => ({
@@ -128,15 +127,16 @@ export function createHypercalls(o: {
 		const gfn = a0 >> 12n;
 		if ((a0 & 0xfffn) !== 0n || a1 === 0n || BigInt.asUintN(64, gfn + a1) <= gfn) return KVM_EINVAL;
 		// a2 goes out as it is.
-		run.exitHypercall(nr, a0, a1, a2, isLong, clearsRet);
+		run.exitHypercall(nr, a0, a1, a2, isLong, hasFlags);
 		return 'exit';
 	};
-	/** Kernels from about 6.5 on store 0 before they exit; older ones leave what was there. */
-	const clearsRet = isUpstream && kernel.release === '6.10';
+	/** 6.10 stands for all from about 6.5 on. */
+	const hasFlags = isUpstream && isSince(kernel, '6.10');
 
 	const perform = (request: HypercallRequest): HypercallOutcome => {
 		if (request.cpl !== 0) return KVM_EPERM;
-		switch (request.nr) {
+		// What does not fit stays far above every hypercall's number.
+		switch (Number(request.nr)) {
 			case Nr.VAPIC_POLL_IRQ:
 				return 0n;
 			case Nr.KICK_CPU:
@@ -149,7 +149,7 @@ export function createHypercalls(o: {
 				return sendIpi(request.a0, request.a1, request.a2, request.a3, request.isLong);
 			case Nr.SCHED_YIELD:
 				return pvHas(words, PvFeature.PV_SCHED_YIELD) ? 0n : KVM_ENOSYS;
-			case Nr.PAGE_STATUS:
+			case Nr.MAP_GPA_RANGE:
 				return pageStatus(request);
 			default:
 				return KVM_ENOSYS;

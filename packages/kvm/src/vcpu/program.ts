@@ -73,7 +73,7 @@ export interface GuestCpu {
 	readonly nrip: number;
 	readonly exitInfo1: bigint;
 	readonly exitInfo2: bigint;
-	/** XSAVE of all components: stores the 4096-byte area. */
+	/** XSAVE of all components: stores the 4096-byte area, with the processor's MXCSR_MASK. */
 	xsave(va: number): void;
 
 	load(va: number, out: Uint8Array): void;

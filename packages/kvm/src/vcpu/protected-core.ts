@@ -111,7 +111,8 @@ export function createProtectedCore(parts: CoreParts): Core {
 			own[Register.efer] = (own[Register.efer] ?? 0n) | EFER_SVME;
 			saveAreaFromRegisters(own, xsave, page);
 			// A VM that was destroyed meanwhile has no key to write with, and no save area.
-			if (vm.asid === asid && controller.isRunnable(asid)) saveAreas.store(asid, loaded, page);
+			const isAlive = Atomics.load(vm.words, VmWord.dead) === 0 && vm.asid === asid;
+			if (isAlive && controller.isRunnable(asid)) saveAreas.store(asid, loaded, page);
 			loaded = -1;
 			own.fill(0n);
 			xsave.fill(0);

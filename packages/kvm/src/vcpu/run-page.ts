@@ -23,8 +23,11 @@ export interface RunPage {
 	exitMmio(address: bigint, length: number, data: Uint8Array | undefined): void;
 	/** `kvm_run.mmio.data`. */
 	readonly mmioBytes: Uint8Array;
-	/** `clearRet`: kernels from about 6.5 on store 0 before they exit, v12 leaves stale bytes. */
-	exitHypercall(nr: bigint, a0: bigint, a1: bigint, a2: bigint, isLongMode: boolean, clearRet: boolean): void;
+	/**
+	 * `hasFlags`: kernels from about 6.5 on store 0 in `ret`, and `flags` u64 where `longmode` and `pad` were; older ones leave
+	 * stale bytes in `ret` and `pad`.
+	 */
+	exitHypercall(nr: bigint, a0: bigint, a1: bigint, a2: bigint, isLongMode: boolean, hasFlags: boolean): void;
 	hypercallAnswer(): bigint;
 	/** KVM_EXIT_DMA_SHARE and KVM_EXIT_DMA_UNSHARE of v11: a guest frame number, not an address, and bytes. */
 	exitDma(isShare: boolean, gfn: bigint, length: bigint): void;
@@ -50,7 +53,8 @@ export function openRunPage(run: Uint8Array): RunPage {
 		view.setUint8(RunOffset.ioSize, size);
 		view.setUint16(RunOffset.ioPort, port, true);
 		u32(RunOffset.ioCount, count);
-		u64(RunOffset.ioDataOffset, BigInt(RunOffset.ioData));
+		u32(RunOffset.ioDataOffset, RunOffset.ioData);
+		u32(RunOffset.ioDataOffset + 4, 0);
 	};
 	const counted = (reason: number, code: number, data: readonly bigint[]): void => {
 		// The union of both exits begins alike: code u32, ndata u32, data u64[16].
@@ -89,14 +93,16 @@ export function openRunPage(run: Uint8Array): RunPage {
 			const at = RunOffset.ioData;
 			return size === 1 ? view.getUint8(at) : size === 2 ? view.getUint16(at, true) : view.getUint32(at, true);
 		},
-		exitHypercall: (nr, a0, a1, a2, isLongMode, clearRet) => {
+		exitHypercall: (nr, a0, a1, a2, isLongMode, hasFlags) => {
 			u32(RunOffset.exitReason, ExitReason.HYPERCALL);
 			u64(RunOffset.hypercallNr, nr);
 			u64(FIRST_ARGUMENT, a0);
 			u64(FIRST_ARGUMENT + 8, a1);
 			u64(FIRST_ARGUMENT + 16, a2);
-			if (clearRet) u64(RunOffset.hypercallRet, 0n);
 			u32(RunOffset.hypercallLongmode, isLongMode ? 1 : 0);
+			if (!hasFlags) return;
+			u64(RunOffset.hypercallRet, 0n);
+			u32(RunOffset.hypercallLongmode + 4, 0);
 		},
 		hypercallAnswer: () => view.getBigUint64(RunOffset.hypercallRet, true),
 		exitDma: (isShare, gfn, length) => {

@@ -41,7 +41,7 @@ export interface VcpuThread {
 	/**
 	 * KVM_RUN. First finishes the last exit with the VMM's answer in kvm_run, then runs guest code until it exits.
 	 * 0: kvm_run says why. −EINTR: kicked, or `immediate_exit` is set. −EAGAIN: an AP that was not started yet got its INIT.
-	 * −EIO: the VM's encryption context went to another. −EINVAL: KVM_SEV_INIT2 is missing, or a SEV-ES guest's VMGEXIT is
+	 * −EIO: the VM's encryption context went to another, or the VM is closed. −EINVAL: KVM_SEV_INIT2 is missing, or a SEV-ES guest's VMGEXIT is
 	 * not to be answered (how much is depends on the kernel's release).
 	 *
 	 * @throws ProgramError for a mistake in the guest program, SiliconError for one in the host
@@ -114,6 +114,7 @@ export function openVcpu(handle: VcpuHandle, o: VcpuOptions): VcpuThread {
 		return true;
 	};
 	const mpState = (): number => Atomics.load(words, VcpuWord.mpState);
+	const isDead = (): boolean => Atomics.load(vm.words, VmWord.dead) !== 0;
 
 	/** KVM_RUN of an AP that no INIT has reached yet (Linux arch/x86/kvm/x86.c kvm_arch_vcpu_ioctl_run). */
 	const waitForInit = (): number => {
@@ -153,6 +154,8 @@ export function openVcpu(handle: VcpuHandle, o: VcpuOptions): VcpuThread {
 	const runGuest = (guest: Core): number => {
 		const { hasIrqchip } = vm;
 		shootdown.enter();
+		// Again: from here on, whoever destroys the VM waits for this thread.
+		if (isDead()) return -Errno.EIO;
 		if (hasIrqchip && mpState() === MpState.uninitialized) return waitForInit();
 		let result = guest.complete();
 		if (result !== GO_ON) return result;
@@ -186,7 +189,7 @@ export function openVcpu(handle: VcpuHandle, o: VcpuOptions): VcpuThread {
 
 	return {
 		run: () => {
-			if (Atomics.load(vm.words, VmWord.dead) !== 0) return -Errno.EIO;
+			if (isDead()) return -Errno.EIO;
 			if (Atomics.load(vm.words, VmWord.sevNeedInit) !== 0) return -Errno.EINVAL;
 			fault = undefined;
 			const guest = currentCore();

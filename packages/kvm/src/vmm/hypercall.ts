@@ -1,4 +1,5 @@
 import type { KvmAbi } from '../abi/generation.js';
+import { Hypercall, HypercallErrno, MapGpaRange } from '../abi/hypercall.js';
 import { ExitReason, RunOffset } from '../abi/run-page.js';
 import type { PageStatusTracker } from './shared-pages.js';
 
@@ -16,11 +17,10 @@ export interface HypercallOptions {
 	readonly onChange?: (gfnStart: number, gfnEnd: number, isShared: boolean) => void;
 }
 
-const PAGE_STATUS = 12n;
-/** KVM_MAP_GPA_RANGE_ENCRYPTED. */
-const ENCRYPTED = 0x10n;
-const KVM_EINVAL = -22n;
-const KVM_E2BIG = -7n;
+const PAGE_STATUS = BigInt(Hypercall.MAP_GPA_RANGE);
+const ENCRYPTED = BigInt(MapGpaRange.ENCRYPTED);
+const KVM_EINVAL = BigInt(-HypercallErrno.EINVAL);
+const KVM_E2BIG = BigInt(-HypercallErrno.E2BIG);
 const MAX_FRAMES = 2 ** 40;
 
 /**

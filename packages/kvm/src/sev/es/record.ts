@@ -4,6 +4,7 @@ import { KvmError } from '../../error.js';
 import { openVcpuState, Register, VcpuWord } from '../../vcpu-state.js';
 import { contextOf, type Vm } from '../../vm.js';
 import { VmWord } from '../../vm-state.js';
+import { ApicEvent, loadApicEvents, storeApicEvents } from '../../vm-words.js';
 
 /** PROJECT: {@link esVcpuRecord} as an object. */
 export type EsVcpuRecord = Infer<typeof esVcpuRecord>;
@@ -23,13 +24,23 @@ const stateOf = (vm: Vm, vcpuId: number) => {
 	return { vmWords: words, ...openVcpuState(context.vcpu.share()) };
 };
 
+/** What waits at the local APIC, in turn: bit of the VM's word, flag of the record. */
+const PENDING = [
+	[ApicEvent.init, EsVcpuFlags.INIT_PENDING],
+	[ApicEvent.sipi, EsVcpuFlags.SIPI_PENDING],
+] as const;
+
 /**
  * PROJECT: what a migration has to carry of a stopped SEV-ES vCPU besides its save area: 48 bytes. Nothing in it is secret.
+ * For a move of the encryption context too, taken before it: INIT and SIPI wait at the local APIC, which the move leaves.
  *
  * @throws KvmError `vcpu-index` for a vCPU that was not created
  */
 export function saveEsVcpu(vm: Vm, vcpuId: number, { tscOffset = 0n, migMsr = 0n }: VmmState = {}): Uint8Array {
 	const { registers, words, vmWords } = stateOf(vm, vcpuId);
+	const events = loadApicEvents(vmWords, vcpuId);
+	let flags = registers[Register.sipiSeen] === 0n ? 0n : EsVcpuFlags.SIPI_SEEN;
+	for (const [event, flag] of PENDING) if ((events & event) !== 0) flags |= flag;
 	const half = (word: number) => BigInt(Atomics.load(vmWords, VmWord.apJumpTable + word) >>> 0);
 	return esVcpuRecord.encode({
 		ghcbMsr: registers[Register.ghcbMsr] ?? 0n,
@@ -38,7 +49,7 @@ export function saveEsVcpu(vm: Vm, vcpuId: number, { tscOffset = 0n, migMsr = 0n
 		mpState: Atomics.load(words, VcpuWord.mpState),
 		tscOffset: BigInt.asUintN(64, tscOffset),
 		migMsr,
-		flags: registers[Register.sipiSeen] === 0n ? 0n : EsVcpuFlags.SIPI_SEEN,
+		flags,
 	});
 }
 
@@ -54,6 +65,8 @@ export function loadEsVcpu(vm: Vm, vcpuId: number, data: Uint8Array): EsVcpuReco
 	registers[Register.apResetHold] = BigInt(record.resetHoldType);
 	registers[Register.sipiSeen] = record.flags & EsVcpuFlags.SIPI_SEEN;
 	Atomics.store(words, VcpuWord.mpState, record.mpState);
+	const events = PENDING.reduce((all, [event, flag]) => ((record.flags & flag) === 0n ? all : all | event), 0);
+	storeApicEvents(vmWords, vcpuId, events);
 	Atomics.store(vmWords, VmWord.apJumpTable, Number(BigInt.asIntN(32, record.apJumpTableGpa)));
 	Atomics.store(vmWords, VmWord.apJumpTable + 1, Number(BigInt.asIntN(32, record.apJumpTableGpa >> 32n)));
 	return record;

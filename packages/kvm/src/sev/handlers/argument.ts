@@ -1,6 +1,6 @@
 import type { Hva } from '@cvm/layout';
 import { Errno } from '../../abi/errno.js';
-import { BLOB_LIMIT, type KernelBuffer } from '../../ccp/sev-device.js';
+import { BLOB_LIMIT, type KernelBuffer, type SevDriver } from '../../ccp/sev-device.js';
 
 /*
  * What a SEV command is given, wherever its caller keeps it: as objects and byte arrays (the typed facade) or in a
@@ -106,6 +106,39 @@ export function given<In, Out>(input: In): Argument<In, Out> & { readonly answer
 		get answer() {
 			return answer;
 		},
+	};
+}
+
+/**
+ * Where the firmware puts a packet, header and payload, before they are copied out. Zeroed, as kzalloc does: the firmware writes
+ * less than the caller may have asked for.
+ */
+export interface PacketOut {
+	readonly fields: {
+		readonly hdrPaddr: bigint;
+		readonly hdrLen: number;
+		readonly transPaddr: bigint;
+		readonly transLen: number;
+	};
+	/** Payload, then header. False: −EFAULT. */
+	copy(): boolean;
+}
+
+/** Room for a packet, or `undefined`: −ENOMEM. DEVIATION(Linux arch/x86/kvm/svm/sev.c): kernel memory ends at 0x4000 bytes each. */
+export function packetOut(driver: SevDriver, header: UserBuffer, data: UserBuffer): PacketOut | undefined {
+	if (header.length > BLOB_LIMIT || data.length > BLOB_LIMIT) return undefined;
+	const hdr = driver.scratch(0);
+	const trans = driver.scratch(1);
+	hdr.bytes.fill(0, 0, header.length);
+	trans.bytes.fill(0, 0, data.length);
+	return {
+		fields: {
+			hdrPaddr: BigInt(hdr.spa),
+			hdrLen: header.length,
+			transPaddr: BigInt(trans.spa),
+			transLen: data.length,
+		},
+		copy: () => data.write(trans.bytes.subarray(0, data.length)) && header.write(hdr.bytes.subarray(0, header.length)),
 	};
 }
 

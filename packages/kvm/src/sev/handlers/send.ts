@@ -1,8 +1,8 @@
 import { COMMANDS } from '@cvm/sev-hw/abi';
 import { Errno } from '../../abi/errno.js';
-import { BLOB_LIMIT, fails, failsLater, type SevResult } from '../../ccp/sev-device.js';
+import { BLOB_LIMIT, fails, failsLater, KMALLOC_LIMIT, type SevResult } from '../../ccp/sev-device.js';
 import { crossesPage, issueOnGuest, pinErrno, type SevContext, withCbit } from '../context.js';
-import { type Argument, readBlob, type UserBuffer, type UserRange } from './argument.js';
+import { type Argument, packetOut, readBlob, type UserBuffer, type UserRange } from './argument.js';
 
 /** `struct kvm_sev_send_start`. */
 export interface SendStart {
@@ -19,9 +19,6 @@ export interface SendStarted {
 	readonly policy: number;
 	readonly sessionLen: number;
 }
-
-/** KMALLOC_MAX_SIZE. */
-const KMALLOC_LIMIT = 4 << 20;
 
 /** KVM_SEV_SEND_START: sev_send_start. */
 export function sendStart(sev: SevContext, argument: Argument<SendStart, SendStarted>): SevResult {
@@ -105,21 +102,13 @@ export function sendUpdateData(sev: SevContext, argument: Argument<SendUpdateDat
 	if (crossesPage(guest.address, guest.length)) return fails(Errno.EINVAL);
 	const at = sev.memory.resolve(guest.address, guest.length);
 	if (at < 0) return fails(pinErrno(sev));
-	if (header.length > BLOB_LIMIT || data.length > BLOB_LIMIT) return fails(Errno.ENOMEM);
-	const hdr = sev.driver.scratch(0);
-	const trans = sev.driver.scratch(1);
-	// kzalloc: the firmware writes less than the caller may have asked for.
-	hdr.bytes.fill(0, 0, header.length);
-	trans.bytes.fill(0, 0, data.length);
+	const packet = packetOut(sev.driver, header, data);
+	if (packet === undefined) return fails(Errno.ENOMEM);
 	const { ret, error } = issueOnGuest(sev, COMMANDS.SEND_UPDATE_DATA, {
-		hdrPaddr: BigInt(hdr.spa),
-		hdrLen: header.length,
+		...packet.fields,
 		guestPaddr: withCbit(sev, at),
 		guestLen: guest.length,
-		transPaddr: BigInt(trans.spa),
-		transLen: data.length,
 	});
 	if (ret !== 0) return { ret, error };
-	const copied = data.write(trans.bytes.subarray(0, data.length)) && header.write(hdr.bytes.subarray(0, header.length));
-	return copied ? { ret, error } : failsLater(Errno.EFAULT);
+	return packet.copy() ? { ret, error } : failsLater(Errno.EFAULT);
 }

@@ -1,10 +1,10 @@
 import { COMMANDS, VMSA_SIZE } from '@cvm/sev-hw/abi';
 import { Errno } from '../../abi/errno.js';
-import { BLOB_LIMIT, fails, failsLater, type SevResult } from '../../ccp/sev-device.js';
+import { fails, failsLater, type SevResult } from '../../ccp/sev-device.js';
 import type { VmContext } from '../../vm-context.js';
 import { issueOnGuest, withCbit } from '../context.js';
 import { protect } from '../es/launch.js';
-import { type Argument, readBlob, type UserBuffer } from './argument.js';
+import { type Argument, packetOut, readBlob, type UserBuffer } from './argument.js';
 import type { PacketLengths } from './send.js';
 
 /** PROJECT: the argument of KVM_SEV_SEND_UPDATE_VMSA and KVM_SEV_RECEIVE_UPDATE_VMSA. */
@@ -37,22 +37,15 @@ export function sendUpdateVmsa(vm: VmContext, argument: Argument<UpdateVmsa, Pac
 	if (data.isNull || header.isNull || context?.guestStateProtected !== true) return fails(Errno.EINVAL);
 	const { saveArea } = context;
 	if (saveArea === undefined) return fails(Errno.EINVAL);
-	if (header.length > BLOB_LIMIT || data.length > BLOB_LIMIT) return fails(Errno.ENOMEM);
-	const hdr = sev.driver.scratch(0);
-	const trans = sev.driver.scratch(1);
-	hdr.bytes.fill(0, 0, header.length);
-	trans.bytes.fill(0, 0, data.length);
+	const packet = packetOut(sev.driver, header, data);
+	if (packet === undefined) return fails(Errno.ENOMEM);
 	const { ret, error } = issueOnGuest(sev, COMMANDS.SEND_UPDATE_VMSA, {
-		hdrPaddr: BigInt(hdr.spa),
-		hdrLen: header.length,
+		...packet.fields,
 		guestPaddr: withCbit(sev, saveArea.spa),
 		guestLen: VMSA_SIZE,
-		transPaddr: BigInt(trans.spa),
-		transLen: data.length,
 	});
 	if (ret !== 0) return { ret, error };
-	const copied = data.write(trans.bytes.subarray(0, data.length)) && header.write(hdr.bytes.subarray(0, header.length));
-	return copied ? { ret, error } : failsLater(Errno.EFAULT);
+	return packet.copy() ? { ret, error } : failsLater(Errno.EFAULT);
 }
 
 /**

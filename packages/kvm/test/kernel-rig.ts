@@ -36,7 +36,7 @@ export interface KernelRigOptions extends Omit<RigOptions, 'program'> {
 	readonly workload?: Readonly<Record<string, Block>>;
 	/** How the kernel was built. */
 	readonly kernel?: Partial<
-		Pick<LinuxKernelOptions, 'release' | 'series' | 'printk' | 'gbPages' | 'othersDuringReset'>
+		Pick<LinuxKernelOptions, 'release' | 'series' | 'printk' | 'gbPages' | 'othersDuringReset' | 'e820Walk'>
 	>;
 	/** The firmware takes vCPUs back. */
 	readonly apReset?: boolean;

@@ -114,6 +114,17 @@ describe('kexec', () => {
 		]);
 	});
 
+	it('resets the whole pages of such an entry if the walk is not as posted', () => {
+		const low = { addr: 0x100800, size: MemoryMap.firmware - 0x100800, type: E820Type.ram };
+		const none = { addr: MemoryMap.firmwareEnd + 0x400, size: PAGE, type: E820Type.ram };
+		const high = { addr: 0x1000000, size: RAM - 0x1000000 - 1, type: E820Type.ram };
+		const { log } = boot('v12', { params: { e820: [low, none, high] }, kernel: { e820Walk: 'whole-pages' } });
+		expect(log.hypercalls.filter((c) => c.attributes === 1)).toEqual([
+			{ gpa: 0x101000, pages: (MemoryMap.firmware - 0x101000) / PAGE, attributes: 1 },
+			{ gpa: high.addr, pages: (RAM - high.addr) / PAGE - 1, attributes: 1 },
+		]);
+	});
+
 	it('counts the pages of an entry by its size alone', () => {
 		const odd = [
 			...E820.slice(0, 3),

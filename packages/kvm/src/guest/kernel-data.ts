@@ -11,6 +11,8 @@ export interface KernelConfig {
 	readonly gbPages: boolean;
 	/** What the other vCPUs do while vCPU 0 resets page status before a kexec. */
 	readonly othersDuringReset: 'run' | 'stopped';
+	/** Which pages of a RAM entry of E820 are reset. */
+	readonly e820Walk: 'as-posted' | 'whole-pages';
 }
 
 /** Where the kernel keeps its variables: offsets from where it was loaded, in its data page. */

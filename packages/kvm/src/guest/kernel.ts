@@ -40,6 +40,12 @@ export interface LinuxKernelOptions {
 	 * that one of them shares after its range was reset stays on the host's list of shared pages.
 	 */
 	readonly othersDuringReset?: 'run' | 'stopped';
+	/**
+	 * How the reset of page status takes a RAM entry of E820. Default `as-posted`: from the entry's address as it stands, with
+	 * pages counted by its size, so that one which does not begin on a page is refused by the host (−EINVAL, which nobody looks
+	 * at) and keeps its status. `whole-pages`: the pages that lie wholly in the entry.
+	 */
+	readonly e820Walk?: 'as-posted' | 'whole-pages';
 }
 
 /**
@@ -55,6 +61,7 @@ export function linuxKernel(o: LinuxKernelOptions): CodeFragment[] {
 		printk: o.printk === true,
 		gbPages: o.gbPages === true,
 		othersDuringReset: o.othersDuringReset ?? 'run',
+		e820Walk: o.e820Walk ?? 'as-posted',
 	};
 	const blocks: Record<string, Block> = {
 		...entryBlocks(config),

@@ -56,8 +56,15 @@ export function nextRamEntry(config: KernelConfig, cpu: GuestCpu): boolean {
 	cpu.setNum('r12', index + 1);
 	const entry = e820At(cpu, index);
 	if (entry.type !== E820Type.ram) return false;
-	// The address as it stands: an unaligned one is answered with −EINVAL, which nobody looks at.
-	pageStatusArguments(cpu, config, entry.addr, Math.ceil(entry.size / PAGE_SIZE), true);
+	if (config.e820Walk === 'as-posted') {
+		// The address as it stands: an unaligned one is answered with −EINVAL, which nobody looks at.
+		pageStatusArguments(cpu, config, entry.addr, Math.ceil(entry.size / PAGE_SIZE), true);
+		return true;
+	}
+	const first = Math.ceil(entry.addr / PAGE_SIZE);
+	const pages = Math.floor((entry.addr + entry.size) / PAGE_SIZE) - first;
+	if (pages <= 0) return false;
+	pageStatusArguments(cpu, config, first * PAGE_SIZE, pages, true);
 	return true;
 }
 

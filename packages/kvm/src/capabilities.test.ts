@@ -1,8 +1,8 @@
 import { describe, expect, it } from 'vitest';
 import { bootHost } from '../test/host.js';
 import { hasQuirk } from './capabilities.js';
-import { contextOf } from './vm.js';
-import { VmWord } from './vm-state.js';
+import { VmWord } from './vm/state.js';
+import { contextOf } from './vm/vm.js';
 
 const bits = Array.from({ length: 64 }, (_, i) => BigInt(i));
 const upstream = () => bootHost().kvm;

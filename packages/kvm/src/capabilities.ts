@@ -7,14 +7,18 @@ import {
 	USER_MEM_SLOTS,
 } from './abi/capabilities.js';
 import { Errno } from './abi/errno.js';
-import { dirtyRingAcqRelCapability, dirtyRingCapability, manualProtectCapability } from './dirty-capabilities.js';
 import { isSince, type Kernel } from './kernel.js';
+import {
+	dirtyRingAcqRelCapability,
+	dirtyRingCapability,
+	manualProtectCapability,
+} from './memory/dirty-capabilities.js';
 import { copyCapability } from './sev/copy.js';
 import { moveCapability } from './sev/move.js';
-import { VcpuWord } from './vcpu-state.js';
-import type { VmContext, VmHost } from './vm-context.js';
-import { VmWord } from './vm-state.js';
-import { smmCapability, sysAttributesCapability, vmTypesCapability } from './vm-types.js';
+import type { VmContext, VmHost } from './vm/context.js';
+import { VmWord } from './vm/state.js';
+import { smmCapability, sysAttributesCapability, vmTypesCapability } from './vm/types.js';
+import { VcpuWord } from './vm/vcpu-state.js';
 
 /** One KVM_CAP_*: what KVM_CHECK_EXTENSION answers and what KVM_ENABLE_CAP does. */
 export interface Capability {

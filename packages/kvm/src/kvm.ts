@@ -4,15 +4,15 @@ import type { KvmAbi, LinuxRelease, Series } from './abi/generation.js';
 import { VmType } from './abi/vm-type.js';
 import { checkExtension } from './capabilities.js';
 import { createSevDriver, reserveTmr, type SevDevice } from './ccp/sev-device.js';
-import { type CpuidOptions, guestCpuid } from './cpuid.js';
+import { type CpuidOptions, guestCpuid } from './cpuid/cpuid.js';
 import { KvmError } from './error.js';
-import { createHostMemory, type HostMemory } from './host-memory.js';
 import { createKernel, type Kernel } from './kernel.js';
+import { createHostMemory, type HostMemory } from './memory/host-memory.js';
 import { createAsidPool } from './sev/asid-pool.js';
 import { supportedVmsaFeatures } from './sev/init.js';
-import { createVm, type Vm } from './vm.js';
-import type { VmHost, VmsaTransport } from './vm-context.js';
-import { type DeviceAttrResult, getDeviceAttr, offersVmType } from './vm-types.js';
+import type { VmHost, VmsaTransport } from './vm/context.js';
+import { type DeviceAttrResult, getDeviceAttr, offersVmType } from './vm/types.js';
+import { createVm, type Vm } from './vm/vm.js';
 
 /** What a host kernel is made of. */
 export interface KvmOptions {

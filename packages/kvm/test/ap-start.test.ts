@@ -5,9 +5,9 @@ import { ExitCode } from '../src/abi/ghcb.js';
 import { ExitReason, RunOffset } from '../src/abi/run-page.js';
 import { loadEsVcpu, MpState, saveEsVcpu } from '../src/index.js';
 import { type Block, link, openVcpu } from '../src/vcpu/index.js';
-import { openVcpuState, Register, type RegisterName } from '../src/vcpu-state.js';
-import { contextOf } from '../src/vm.js';
-import { ApicEvent, loadApicEvents } from '../src/vm-words.js';
+import { openVcpuState, Register, type RegisterName } from '../src/vm/vcpu-state.js';
+import { contextOf } from '../src/vm/vm.js';
+import { ApicEvent, loadApicEvents } from '../src/vm/words.js';
 import { AP_START, createGhcbRig, EAGAIN, EINTR, EINVAL, event, GHCB, type GhcbRig, resultOf } from './ghcb-rig.js';
 import { bootHost, MIB } from './host.js';
 

@@ -1,6 +1,6 @@
 import { GuestState, Status } from '@cvm/sev-hw/abi';
 import { describe, expect, it } from 'vitest';
-import { openVmState } from '../src/vm-state.js';
+import { openVmState } from '../src/vm/state.js';
 import { bootHost, count, runningVm, vmWithRam } from './host.js';
 
 /** ASIDs 5 … 15. */

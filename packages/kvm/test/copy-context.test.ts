@@ -3,7 +3,7 @@ import { GuestState } from '@cvm/sev-hw/abi';
 import { describe, expect, it } from 'vitest';
 import type { LinuxRelease, Vm } from '../src/index.js';
 import { guardErrno } from '../src/sev/guard.js';
-import { contextOf } from '../src/vm.js';
+import { contextOf } from '../src/vm/vm.js';
 import { bootHost, count, type Host, PAGE, runningVm } from './host.js';
 import { addRam, guestCount, isEs, KINDS, pages, plainVm, sevOf, sevVm } from './mirror-rig.js';
 

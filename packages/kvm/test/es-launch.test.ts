@@ -5,8 +5,8 @@ import { createLaunchSession, guestLaunchDigest, initialVmsa, verifyMeasurement 
 import { describe, expect, it } from 'vitest';
 import { VmType } from '../src/abi/index.js';
 import { resetVcpu, type Vcpu } from '../src/index.js';
-import { FIRST_HOST_REGISTER, openVcpuState, Register, VcpuWord } from '../src/vcpu-state.js';
-import { contextOf } from '../src/vm.js';
+import { FIRST_HOST_REGISTER, openVcpuState, Register, VcpuWord } from '../src/vm/vcpu-state.js';
+import { contextOf } from '../src/vm/vm.js';
 import {
 	AP_RESET,
 	bootEsHost,

@@ -5,7 +5,7 @@ import { openMemoryController } from '@cvm/sev-hw/silicon';
 import { describe, expect, it } from 'vitest';
 import { loadEsVcpu, saveEsVcpu, type Vcpu } from '../src/index.js';
 import { link, openVcpu, type VcpuThread } from '../src/vcpu/index.js';
-import { contextOf } from '../src/vm.js';
+import { contextOf } from '../src/vm/vm.js';
 import { bootEsHost, type EsVm, esVm, must, plainSaveArea, runningEsVm } from './es-rig.js';
 import { certificatesOf, type Host, PAGE } from './host.js';
 

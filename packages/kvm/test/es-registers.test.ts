@@ -1,8 +1,8 @@
 import { describe, expect, it } from 'vitest';
 import { Cap } from '../src/abi/index.js';
 import { KvmError, type Vcpu } from '../src/index.js';
-import { openVcpuState, Register } from '../src/vcpu-state.js';
-import { contextOf } from '../src/vm.js';
+import { openVcpuState, Register } from '../src/vm/vcpu-state.js';
+import { contextOf } from '../src/vm/vm.js';
 import { esVm, must, plainSaveArea, runningEsVm } from './es-rig.js';
 import { bootHost } from './host.js';
 

@@ -4,7 +4,7 @@ import { gpa, spa } from '@cvm/layout';
 import { COMMANDS } from '@cvm/sev-hw/abi';
 import { openMemoryController } from '@cvm/sev-hw/silicon';
 import { type HostMapping, resetVcpu, type Vcpu, type Vm } from '../src/index.js';
-import { contextOf } from '../src/vm.js';
+import { contextOf } from '../src/vm/vm.js';
 import { bootHost, type Host, PAGE } from './host.js';
 
 /** Policies of SEV-ES guests. */

@@ -4,7 +4,7 @@ import { nodeProvider } from '@cvm/crypto/node';
 import { ExitReason, RunOffset } from '../src/abi/run-page.js';
 import type { VcpuHandle } from '../src/index.js';
 import { type Block, openVcpu } from '../src/vcpu/index.js';
-import { openVcpuState } from '../src/vcpu-state.js';
+import { openVcpuState } from '../src/vm/vcpu-state.js';
 import { answer, programOf } from './boot-rig.js';
 import { newLog } from './guest-rig.js';
 

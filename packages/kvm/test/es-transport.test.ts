@@ -3,9 +3,9 @@ import { fc, test } from '@fast-check/vitest';
 import { describe, expect, it } from 'vitest';
 import { esVcpuRecord, kvmSevSendUpdateData, kvmSevSendUpdateVmsa } from '../src/abi/index.js';
 import { KvmError, loadEsVcpu, saveEsVcpu, type Vm } from '../src/index.js';
-import { openVcpuState, Register, VcpuWord } from '../src/vcpu-state.js';
-import { contextOf } from '../src/vm.js';
-import { VmWord } from '../src/vm-words.js';
+import { openVcpuState, Register, VcpuWord } from '../src/vm/vcpu-state.js';
+import { contextOf } from '../src/vm/vm.js';
+import { VmWord } from '../src/vm/words.js';
 import { bootEsHost, esVm, must, plainSaveArea, runningEsVm, withoutSlot } from './es-rig.js';
 import { bootHost, certificatesOf, count, runningVm } from './host.js';
 

@@ -6,7 +6,7 @@ import { RunOffset } from '../src/abi/run-page.js';
 import type { CpuidEntry, HostMapping, KvmAbi, LinuxRelease, Vcpu, Vm } from '../src/index.js';
 import { resetVcpu } from '../src/index.js';
 import { type Block, link, openVcpu, type VcpuThread } from '../src/vcpu/index.js';
-import { openVcpuState, Register, type RegisterName } from '../src/vcpu-state.js';
+import { openVcpuState, Register, type RegisterName } from '../src/vm/vcpu-state.js';
 import { bootHost, type Host, MIB } from './host.js';
 
 /** Guest-physical address of the GHCB; shared by nature, as the host writes it. */

@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { ExitReason } from '../src/abi/run-page.js';
 import { E820Type, EfiStatus, KernelOffset, MemoryMap } from '../src/guest/index.js';
-import { VmWord } from '../src/vm-state.js';
+import { VmWord } from '../src/vm/state.js';
 import { newLog, type Rig, runHost } from './guest-rig.js';
 import { createKernelRig, E820, type KernelRigOptions, RAM } from './kernel-rig.js';
 

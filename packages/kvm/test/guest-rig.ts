@@ -8,8 +8,9 @@ import type { CpuidEntry } from '../src/abi/cpuid.js';
 import type { KvmAbi, LinuxRelease, Series } from '../src/abi/generation.js';
 import { ExitReason, RunOffset } from '../src/abi/run-page.js';
 import { createKernel } from '../src/kernel.js';
-import { replaceSlot } from '../src/slot-table.js';
+import { replaceSlot } from '../src/memory/slot-table.js';
 import { type Block, type GuestProgram, link, openVcpu, type VcpuOptions, type VcpuThread } from '../src/vcpu/index.js';
+import { createVmHandle, VmWord, vmWords } from '../src/vm/state.js';
 import {
 	createVcpuHandle,
 	openVcpuState,
@@ -17,8 +18,7 @@ import {
 	type RegisterName,
 	type VcpuHandle,
 	VcpuWord,
-} from '../src/vcpu-state.js';
-import { createVmHandle, VmWord, vmWords } from '../src/vm-state.js';
+} from '../src/vm/vcpu-state.js';
 
 const MIB = 1 << 20;
 /** DRAM below is for command buffers. */

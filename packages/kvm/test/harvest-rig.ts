@@ -17,7 +17,7 @@ import {
 } from '../src/guest/index.js';
 import { createKvm, createRingReader, type KvmAbi, loadVcpuState, MemFlag, saveVcpuState } from '../src/index.js';
 import { type Block, type CodeFragment, link, openVcpu } from '../src/vcpu/index.js';
-import { contextOf } from '../src/vm.js';
+import { contextOf } from '../src/vm/vm.js';
 import { createGuestStatus, watchGuest } from '../src/vmm/index.js';
 
 const MIB = 1 << 20;

@@ -4,8 +4,8 @@ import { ExitReason, KVM_RUN_SIZE, RunOffset } from '../src/abi/run-page.js';
 import { createKernel } from '../src/kernel.js';
 import { createHypercalls, type HypercallRequest } from '../src/vcpu/hypercalls.js';
 import { openRunPage } from '../src/vcpu/run-page.js';
-import { VcpuWord } from '../src/vcpu-state.js';
-import { openVmState, VmWord } from '../src/vm-state.js';
+import { openVmState, VmWord } from '../src/vm/state.js';
+import { VcpuWord } from '../src/vm/vcpu-state.js';
 import { createRig, programOf } from './guest-rig.js';
 
 const program = programOf({ reset: (cpu) => cpu.hlt('reset') });

@@ -1,8 +1,8 @@
 import { describe, expect, it } from 'vitest';
 import type { KvmAbi } from '../src/abi/generation.js';
 import { ExitReason, RunOffset } from '../src/abi/run-page.js';
-import { PendingKind } from '../src/vcpu-state.js';
-import { VmWord } from '../src/vm-state.js';
+import { VmWord } from '../src/vm/state.js';
+import { PendingKind } from '../src/vm/vcpu-state.js';
 import { createRig, programOf, type Rig } from './guest-rig.js';
 
 const LONG_MODE = { cr0: 0x80000011n, efer: 0x500n } as const;

@@ -13,7 +13,7 @@ import {
 } from '../src/abi/index.js';
 import { SEV_ISSUE_CMD } from '../src/ccp/index.js';
 import { link, openVcpu } from '../src/vcpu/index.js';
-import { openVcpuState, type VcpuHandle, VcpuWord } from '../src/vcpu-state.js';
+import { openVcpuState, type VcpuHandle, VcpuWord } from '../src/vm/vcpu-state.js';
 import { bootHost, certificatesOf, type Host, PAGE } from './host.js';
 import {
 	addRam,

@@ -2,8 +2,8 @@ import { nodeProvider } from '@cvm/crypto/node';
 import { describe, expect, it } from 'vitest';
 import { ExitReason, RunOffset } from '../src/abi/run-page.js';
 import { type Block, openVcpu } from '../src/vcpu/index.js';
-import { loadVcpuState, saveVcpuState } from '../src/vcpu-state.js';
-import { VmWord } from '../src/vm-state.js';
+import { VmWord } from '../src/vm/state.js';
+import { loadVcpuState, saveVcpuState } from '../src/vm/vcpu-state.js';
 import { createRig, guestCpuid, programOf, type Rig, type RigOptions } from './guest-rig.js';
 
 const MIB = 1 << 20;

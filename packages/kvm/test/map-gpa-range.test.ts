@@ -1,7 +1,7 @@
 import { gpa } from '@cvm/layout';
 import { describe, expect, it } from 'vitest';
 import { ExitReason, RunOffset } from '../src/abi/run-page.js';
-import { openVcpuState, Register } from '../src/vcpu-state.js';
+import { openVcpuState, Register } from '../src/vm/vcpu-state.js';
 import { createVmRig, programOf, type VmRig, type VmRigOptions } from './vm-rig.js';
 
 const program = programOf({

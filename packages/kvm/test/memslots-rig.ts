@@ -1,8 +1,8 @@
 import { gpa, PAGE_SIZE } from '@cvm/layout';
-import { createHostMemory } from '../src/host-memory.js';
 import { createKernel } from '../src/kernel.js';
-import { createMemslots, type UserMemoryRegion } from '../src/memslots.js';
-import { createVmHandle, openVmState } from '../src/vm-state.js';
+import { createHostMemory } from '../src/memory/host-memory.js';
+import { createMemslots, type UserMemoryRegion } from '../src/memory/memslots.js';
+import { createVmHandle, openVmState } from '../src/vm/state.js';
 
 const MIB = 2 ** 20;
 

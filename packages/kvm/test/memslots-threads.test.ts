@@ -4,7 +4,7 @@ import { gpa, hva } from '@cvm/layout';
 import { build } from 'esbuild';
 import { afterEach, describe, expect, it } from 'vitest';
 import { loadVcpuState, MemFlag, saveVcpuState } from '../src/index.js';
-import { Register } from '../src/vcpu-state.js';
+import { Register } from '../src/vm/vcpu-state.js';
 import { bootHost, MIB, PAGE } from './host.js';
 
 /** Pages that the guest stores to, one after the other, for good. */

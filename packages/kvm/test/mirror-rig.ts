@@ -3,8 +3,8 @@ import { gpa } from '@cvm/layout';
 import { expect } from 'vitest';
 import type { HostMapping, Vm } from '../src/index.js';
 import { type Block, link, openVcpu } from '../src/vcpu/index.js';
-import { contextOf } from '../src/vm.js';
-import type { Vcpu } from '../src/vm-vcpu.js';
+import type { Vcpu } from '../src/vm/vcpu.js';
+import { contextOf } from '../src/vm/vm.js';
 import { type Host, PAGE } from './host.js';
 
 /** `sev` or `sev-es`. */

@@ -11,8 +11,8 @@ import {
 	mirrorRecord,
 	SHARED_ALIAS_OFFSET,
 } from '../src/mirror/index.js';
-import { contextOf } from '../src/vm.js';
-import { VmWord } from '../src/vm-state.js';
+import { VmWord } from '../src/vm/state.js';
+import { contextOf } from '../src/vm/vm.js';
 import { createRamPageStatus } from '../src/vmm/index.js';
 import { bootHost, MIB, PAGE } from './host.js';
 import { DATA, deviceLog, dirtyWords, load, machine, mirrorOf, running, store } from './mirror-machine.js';

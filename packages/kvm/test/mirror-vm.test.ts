@@ -12,8 +12,8 @@ import {
 	mirrorRecord,
 	parseSmp,
 } from '../src/mirror/index.js';
-import { contextOf } from '../src/vm.js';
-import { openVmState } from '../src/vm-state.js';
+import { openVmState } from '../src/vm/state.js';
+import { contextOf } from '../src/vm/vm.js';
 import { bootHost, MIB, PAGE } from './host.js';
 import { DATA, dirtyWords, load, machine, mirrorOf, running, store } from './mirror-machine.js';
 import { pages, sevOf } from './mirror-rig.js';

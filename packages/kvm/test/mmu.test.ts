@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import type { Block, GuestCpu } from '../src/vcpu/index.js';
-import { VmWord } from '../src/vm-state.js';
+import { VmWord } from '../src/vm/state.js';
 import { createRig, programOf, type Rig } from './guest-rig.js';
 import { C, faultOf, le64, mapped, P, pte, run, TABLES, W } from './paging-rig.js';
 

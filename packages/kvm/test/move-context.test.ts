@@ -5,9 +5,9 @@ import { fc, test } from '@fast-check/vitest';
 import { describe, expect, it } from 'vitest';
 import type { Vcpu, Vm } from '../src/index.js';
 import { link, openVcpu } from '../src/vcpu/index.js';
-import { openVcpuState, Register } from '../src/vcpu-state.js';
-import { contextOf } from '../src/vm.js';
-import { VmWord } from '../src/vm-state.js';
+import { VmWord } from '../src/vm/state.js';
+import { openVcpuState, Register } from '../src/vm/vcpu-state.js';
+import { contextOf } from '../src/vm/vm.js';
 import { runningEsVm } from './es-rig.js';
 import { bootHost, count, type Host, MIB, PAGE, runningVm } from './host.js';
 import {

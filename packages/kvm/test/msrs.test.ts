@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { ExitReason, RunOffset } from '../src/abi/run-page.js';
-import { VmWord } from '../src/vm-state.js';
+import { VmWord } from '../src/vm/state.js';
 import { createRig, filterMigrationMsr, newLog, programOf, type Rig, runHost } from './guest-rig.js';
 
 const MIGRATION = 0x4b564d08;

@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { Cap, Ioctl, kvmClearDirtyLog, kvmDirtyLog, kvmEnableCap, kvmUserspaceMemoryRegion } from '../src/abi/index.js';
-import { openVmState } from '../src/vm-state.js';
+import { openVmState } from '../src/vm/state.js';
 import { PAGE } from './host.js';
 import { contextAt, NOWHERE, type Program, program } from './process-rig.js';
 

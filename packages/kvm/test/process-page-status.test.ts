@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { kvmPageEncBitmap, kvmSharedPagesEntry, kvmSharedPagesList, PAGE_STATUS_IOCTLS } from '../src/abi/index.js';
-import { VmWord } from '../src/vm-state.js';
+import { VmWord } from '../src/vm/state.js';
 import { contextAt, NOWHERE, program, sevGuest, vmOf } from './process-rig.js';
 
 const request = (series: keyof typeof PAGE_STATUS_IOCTLS) => {

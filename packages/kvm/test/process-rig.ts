@@ -14,7 +14,7 @@ import {
 import type { HostMapping, LinuxRelease, Vm } from '../src/index.js';
 import { createProcess, type Process, type ProcessOptions } from '../src/process/index.js';
 import { link, openVcpu } from '../src/vcpu/index.js';
-import { contextOf } from '../src/vm.js';
+import { contextOf } from '../src/vm/vm.js';
 import { bootHost, type Host, PAGE, pattern } from './host.js';
 
 /** What a caller leaves in `kvm_sev_cmd.error` to see whether the kernel wrote there. */

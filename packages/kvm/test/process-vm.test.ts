@@ -23,7 +23,7 @@ import {
 } from '../src/ccp/index.js';
 import { createProcess } from '../src/process/index.js';
 import { openVcpu } from '../src/vcpu/index.js';
-import { openVmState } from '../src/vm-state.js';
+import { openVmState } from '../src/vm/state.js';
 import { PAGE } from './host.js';
 import { blocks, guest, NOWHERE, type Program, program, runs, sevGuest, UNTOUCHED } from './process-rig.js';
 

@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { Msr } from '../src/abi/msr.js';
-import { openVcpuState, VcpuWord } from '../src/vcpu-state.js';
+import { openVcpuState, VcpuWord } from '../src/vm/vcpu-state.js';
 import { PAGE } from './host.js';
 import { createVmRig, programOf, type VmRig, type VmRigOptions } from './vm-rig.js';
 

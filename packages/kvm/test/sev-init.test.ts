@@ -5,8 +5,8 @@ import { describe, expect, it } from 'vitest';
 import { Cap, VmType } from '../src/abi/index.js';
 import { KvmError, type LinuxRelease } from '../src/index.js';
 import { link, openVcpu } from '../src/vcpu/index.js';
-import { contextOf } from '../src/vm.js';
-import { VmWord } from '../src/vm-words.js';
+import { contextOf } from '../src/vm/vm.js';
+import { VmWord } from '../src/vm/words.js';
 import { bootHost, count } from './host.js';
 
 const OK = { ret: 0, error: 0 };

@@ -7,7 +7,7 @@ import { ExitReason, RunOffset } from '../src/abi/run-page.js';
 import { VmType } from '../src/abi/vm-type.js';
 import type { Vcpu } from '../src/index.js';
 import { type Block, link, openVcpu, type VcpuThread } from '../src/vcpu/index.js';
-import { contextOf } from '../src/vm.js';
+import { contextOf } from '../src/vm/vm.js';
 import { bootEsHost, esVm, must } from './es-rig.js';
 import { bootHost, PAGE } from './host.js';
 

@@ -3,8 +3,8 @@ import { describe, expect, it } from 'vitest';
 import { KvmError, loadVcpuState, saveVcpuState } from '../src/index.js';
 import { hiddenFpu } from '../src/registers/fpu.js';
 import { packAttributes } from '../src/registers/segments.js';
-import { openVcpuState, Register } from '../src/vcpu-state.js';
-import { contextOf } from '../src/vm.js';
+import { openVcpuState, Register } from '../src/vm/vcpu-state.js';
+import { contextOf } from '../src/vm/vm.js';
 import { bootHost, pattern, vmWithRam } from './host.js';
 
 const EINVAL = -22;

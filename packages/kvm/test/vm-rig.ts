@@ -3,8 +3,8 @@ import { gpa } from '@cvm/layout';
 import { RunOffset } from '../src/abi/run-page.js';
 import type { HostMapping, KvmAbi, LinuxRelease, Series, Vm } from '../src/index.js';
 import { type Block, type GuestProgram, link, openVcpu, type VcpuThread } from '../src/vcpu/index.js';
-import { openVcpuState, Register, type RegisterName } from '../src/vcpu-state.js';
-import type { Vcpu } from '../src/vm-vcpu.js';
+import type { Vcpu } from '../src/vm/vcpu.js';
+import { openVcpuState, Register, type RegisterName } from '../src/vm/vcpu-state.js';
 import { bootHost, type Host, runningVm, type vmWithRam } from './host.js';
 
 /** A program of one fragment: `reset` at the reset vector, the other labels from 0x10000 on. */

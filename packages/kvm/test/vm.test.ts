@@ -1,8 +1,8 @@
 import { gpa, hva } from '@cvm/layout';
 import { afterEach, describe, expect, it, vi } from 'vitest';
 import { loadVcpuState, saveVcpuState } from '../src/index.js';
-import { openVcpuState, VcpuWord } from '../src/vcpu-state.js';
-import { openVmState, VmWord, vmWords } from '../src/vm-state.js';
+import { openVmState, VmWord, vmWords } from '../src/vm/state.js';
+import { openVcpuState, VcpuWord } from '../src/vm/vcpu-state.js';
 import { bootHost, MIB, PAGE, runningVm, vmWithRam } from './host.js';
 import { threadOf } from './mirror-rig.js';
 

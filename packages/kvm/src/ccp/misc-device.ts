@@ -1,6 +1,6 @@
 import type { SevMachine } from '@cvm/sev-hw';
 import { Errno } from '../abi/errno.js';
-import { createHostMemory } from '../host-memory.js';
+import { createHostMemory } from '../memory/host-memory.js';
 import { issueCommand } from './issue-command.js';
 import { createSevDriver, reserveTmr } from './sev-device.js';
 import { SEV_ISSUE_CMD, sevIssueCmd } from './user-abi.js';

@@ -10,7 +10,7 @@ import {
 	TMR_SIZE,
 } from '@cvm/sev-hw/abi';
 import { Errno } from '../abi/errno.js';
-import type { KernelMemory } from '../host-memory.js';
+import type { KernelMemory } from '../memory/host-memory.js';
 
 /** Bytes of a SEV certificate: SEV API 0.24 appendix C. */
 const SEV_CERT_SIZE = 2084;

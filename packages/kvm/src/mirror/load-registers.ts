@@ -1,4 +1,4 @@
-import type { Vcpu } from '../vm-vcpu.js';
+import type { Vcpu } from '../vm/vcpu.js';
 
 /** What is loaded into a mirror vCPU. */
 export interface MirrorRegisters {

@@ -2,10 +2,10 @@ import { Cap } from '../abi/capabilities.js';
 import type { CpuidEntry } from '../abi/cpuid.js';
 import { Errno } from '../abi/errno.js';
 import type { Kvm } from '../kvm.js';
-import type { UserMemoryRegion } from '../memslots.js';
-import { contextOf, type Vm } from '../vm.js';
-import { MemFlag } from '../vm-state.js';
-import type { Vcpu } from '../vm-vcpu.js';
+import type { UserMemoryRegion } from '../memory/memslots.js';
+import { MemFlag } from '../vm/state.js';
+import type { Vcpu } from '../vm/vcpu.js';
+import { contextOf, type Vm } from '../vm/vm.js';
 import type { MirrorStrategy, MirrorWindow } from './strategy.js';
 import { isMirrorVcpu, type MirrorTopology } from './topology.js';
 

@@ -1,5 +1,5 @@
 import { gpa, hva } from '@cvm/layout';
-import type { UserMemoryRegion } from '../memslots.js';
+import type { UserMemoryRegion } from '../memory/memslots.js';
 import { mirrorError } from './error.js';
 import { FOUR_GIB, type RamMap } from './ram-map.js';
 

@@ -2,9 +2,9 @@ import { PAGE_SIZE } from '@cvm/layout';
 import { Errno } from '../abi/errno.js';
 import { KMALLOC_LIMIT } from '../ccp/sev-device.js';
 import { isPosting } from '../kernel.js';
-import type { MemoryRegionArgument } from '../memory-region.js';
-import type { VmContext } from '../vm-context.js';
-import { VmWord } from '../vm-words.js';
+import type { MemoryRegionArgument } from '../memory/memory-region.js';
+import type { VmContext } from '../vm/context.js';
+import { VmWord } from '../vm/words.js';
 import { openPageStatus } from './in-kvm.js';
 import type { FrameRange } from './ranges.js';
 

@@ -1,6 +1,6 @@
 import { Errno } from '../abi/errno.js';
-import type { Vm } from '../vm.js';
-import type { Vcpu } from '../vm-vcpu.js';
+import type { Vcpu } from '../vm/vcpu.js';
+import type { Vm } from '../vm/vm.js';
 
 /** What KVM_CREATE_VM made: alive as long as a descriptor of it or of one of its vCPUs is open. */
 export interface VmFile {

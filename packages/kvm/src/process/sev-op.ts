@@ -14,7 +14,7 @@ import { sendStart, sendUpdateData } from '../sev/handlers/send.js';
 import { receiveUpdateVmsa, sendUpdateVmsa } from '../sev/handlers/vmsa.js';
 import { sevInit, sevInit2 } from '../sev/init.js';
 import { onHandle } from '../sev/send.js';
-import type { VmContext } from '../vm-context.js';
+import type { VmContext } from '../vm/context.js';
 import * as at from './sev-structures.js';
 import { readStructure, type UserPointer, type UserSpace } from './user-space.js';
 

@@ -1,6 +1,6 @@
 import type { Infer, Layout } from '@cvm/layout';
 import type { LocalMemory } from '../ccp/user-memory.js';
-import type { KernelMemory } from '../host-memory.js';
+import type { KernelMemory } from '../memory/host-memory.js';
 import { addressOf, type UserBuffer } from '../sev/handlers/argument.js';
 
 /** The memory of a process: what `HostMemory.mmap` gave out. Addresses are u64s. */

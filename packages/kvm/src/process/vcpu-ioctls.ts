@@ -20,7 +20,7 @@ import {
 	kvmXcrs,
 	MAX_IOCTL_ENTRIES,
 } from '../abi/registers.js';
-import type { Vcpu } from '../vm-vcpu.js';
+import type { Vcpu } from '../vm/vcpu.js';
 import { readStructure, type UserPointer } from './user-space.js';
 
 /** One ioctl on a vCPU's descriptor. */

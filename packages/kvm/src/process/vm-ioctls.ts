@@ -10,13 +10,13 @@ import {
 	kvmUserspaceMemoryRegion,
 } from '../abi/memory.js';
 import { kvmEncRegion, SevIoctl } from '../abi/sev.js';
-import { MAX_BITMAP_BYTES, MAX_RANGES } from '../msr-filter-state.js';
+import { MAX_BITMAP_BYTES, MAX_RANGES } from '../msr/filter-state.js';
 import { copyEncContextFrom } from '../sev/copy.js';
 import { entryErrno } from '../sev/guard.js';
 import { rangeOf } from '../sev/handlers/argument.js';
 import { moveEncContextFrom } from '../sev/move.js';
-import type { Vm } from '../vm.js';
-import type { VmContext } from '../vm-context.js';
+import type { VmContext } from '../vm/context.js';
+import type { Vm } from '../vm/vm.js';
 import { memoryEncryptOp } from './sev-op.js';
 import { readStructure, type UserPointer, type UserSpace } from './user-space.js';
 

@@ -1,8 +1,8 @@
 import { Errno } from '../abi/errno.js';
 import { VmType } from '../abi/vm-type.js';
 import { KvmError } from '../error.js';
-import { VcpuWord } from '../vcpu-state.js';
-import type { VmContext } from '../vm-context.js';
+import type { VmContext } from '../vm/context.js';
+import { VcpuWord } from '../vm/vcpu-state.js';
 
 /**
  * The one place that says what an ioctl may do with the registers of a vCPU. After LAUNCH_UPDATE_VMSA they are the guest's

@@ -1,5 +1,5 @@
 import { Errno } from '../abi/errno.js';
-import { Register, XSAVE_SIZE } from '../vcpu-state.js';
+import { Register, XSAVE_SIZE } from '../vm/vcpu-state.js';
 
 /** struct kvm_fpu: x87 and SSE state. */
 export interface KvmFpu {

@@ -1,5 +1,5 @@
 import { Errno } from '../abi/errno.js';
-import type { VmContext } from '../vm-context.js';
+import type { VmContext } from '../vm/context.js';
 
 /** Registers of a local APIC (APM vol. 2 §16.3.2): offset, value after reset. */
 const RESET: readonly (readonly [offset: number, value: number])[] = [

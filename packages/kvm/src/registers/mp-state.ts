@@ -1,9 +1,9 @@
 import { Errno } from '../abi/errno.js';
 import { createApic, resetByInit, startAtPage } from '../vcpu/apic.js';
-import { MpState, openVcpuState, type VcpuHandle, VcpuWord } from '../vcpu-state.js';
-import type { VmContext } from '../vm-context.js';
-import { openVmState, VmWord } from '../vm-state.js';
-import { ApicEvent, loadApicEvents } from '../vm-words.js';
+import type { VmContext } from '../vm/context.js';
+import { openVmState, VmWord } from '../vm/state.js';
+import { MpState, openVcpuState, type VcpuHandle, VcpuWord } from '../vm/vcpu-state.js';
+import { ApicEvent, loadApicEvents } from '../vm/words.js';
 import type { RegisterAccess } from './access.js';
 
 /** KVM_GET_MP_STATE and KVM_SET_MP_STATE of one vCPU. */

@@ -1,8 +1,8 @@
 import { Errno } from '../abi/errno.js';
 import { Msr } from '../abi/msr.js';
 import { type MsrContext, readMsr, resetMsrs, writeMsr } from '../vcpu/msr-table.js';
-import { openVcpuState, Register, type VcpuHandle } from '../vcpu-state.js';
-import type { VmContext } from '../vm-context.js';
+import type { VmContext } from '../vm/context.js';
+import { openVcpuState, Register, type VcpuHandle } from '../vm/vcpu-state.js';
 import type { RegisterAccess } from './access.js';
 
 /** MSRs that are in the save area of a SEV-ES vCPU, and not intercepted: KVM cannot reach them once it is encrypted. */

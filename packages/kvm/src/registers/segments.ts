@@ -1,4 +1,4 @@
-import { Register } from '../vcpu-state.js';
+import { Register } from '../vm/vcpu-state.js';
 
 /** struct kvm_segment: `limit` in bytes, the attributes as in a descriptor, each 0 or 1 but `type` and `dpl`. */
 export interface KvmSegment {

@@ -1,5 +1,5 @@
 import { Errno } from '../abi/errno.js';
-import { Register } from '../vcpu-state.js';
+import { Register } from '../vm/vcpu-state.js';
 import {
 	type KvmDtable,
 	type KvmSegment,

@@ -2,8 +2,8 @@ import { PAGE_SIZE } from '@cvm/layout';
 import { COMMANDS } from '@cvm/sev-hw/abi';
 import { Errno } from '../abi/errno.js';
 import { type FirmwareCommand, fails, SEV_OK, type SevDriver, type SevResult } from '../ccp/sev-device.js';
-import type { KernelMemory } from '../host-memory.js';
 import { isSince, type Kernel } from '../kernel.js';
+import type { KernelMemory } from '../memory/host-memory.js';
 import type { SharedLookup } from '../page-status/ioctls.js';
 import type { UserRange } from './handlers/argument.js';
 

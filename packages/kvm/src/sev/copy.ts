@@ -1,8 +1,8 @@
 import { Errno } from '../abi/errno.js';
 import type { Capability } from '../capabilities.js';
 import { isSince } from '../kernel.js';
-import type { VmContext } from '../vm-context.js';
-import { VmWord } from '../vm-state.js';
+import type { VmContext } from '../vm/context.js';
+import { VmWord } from '../vm/state.js';
 import { publishSev } from './init.js';
 import { withBothVms } from './lock-pair.js';
 

@@ -2,7 +2,7 @@ import { Errno } from '../abi/errno.js';
 import { SevCommand } from '../abi/sev.js';
 import { fails, type SevResult } from '../ccp/sev-device.js';
 import { isSince } from '../kernel.js';
-import type { VmContext } from '../vm-context.js';
+import type { VmContext } from '../vm/context.js';
 import { createSevContext, type SevContext } from './context.js';
 
 /** The commands that a mirror may issue: is_cmd_allowed_from_mirror of Linux arch/x86/kvm/svm/sev.c. */

@@ -2,8 +2,8 @@ import { Errno } from '../abi/errno.js';
 import { VmType } from '../abi/vm-type.js';
 import { fails, SEV_OK, type SevResult } from '../ccp/sev-device.js';
 import { isSince, type Kernel } from '../kernel.js';
-import type { VmContext } from '../vm-context.js';
-import { VmWord } from '../vm-state.js';
+import type { VmContext } from '../vm/context.js';
+import { VmWord } from '../vm/state.js';
 import type { Argument } from './handlers/argument.js';
 
 /** `struct kvm_sev_init`: what KVM_SEV_INIT2 wants. */

@@ -4,7 +4,7 @@ import { Errno } from '../abi/errno.js';
 import { SevCommand } from '../abi/sev.js';
 import { fails, type SevResult } from '../ccp/sev-device.js';
 import { isSince } from '../kernel.js';
-import type { VmContext } from '../vm-context.js';
+import type { VmContext } from '../vm/context.js';
 import { type AttestationRequest, type AttestationResult, getAttestationReport } from './attestation.js';
 import { type BatchGeometry, type BatchResult, createReceiveBatch, createSendBatch } from './batch.js';
 import type { SevContext } from './context.js';

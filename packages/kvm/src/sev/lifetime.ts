@@ -1,4 +1,4 @@
-import type { VmContext } from '../vm-context.js';
+import type { VmContext } from '../vm/context.js';
 import { type SevContext, unbindAsid } from './context.js';
 import { publishSev } from './init.js';
 

@@ -1,6 +1,6 @@
 import { Errno } from '../abi/errno.js';
 import { isSince } from '../kernel.js';
-import type { VmContext } from '../vm-context.js';
+import type { VmContext } from '../vm/context.js';
 
 /**
  * Does something with two VMs of one host while no other copy or move may touch them: sev_lock_two_vms of Linux

@@ -1,9 +1,9 @@
 import { Errno } from '../abi/errno.js';
 import type { Capability } from '../capabilities.js';
 import { isSince } from '../kernel.js';
-import { openVcpuState, Register } from '../vcpu-state.js';
-import type { VcpuContext, VmContext } from '../vm-context.js';
-import { VmWord } from '../vm-state.js';
+import type { VcpuContext, VmContext } from '../vm/context.js';
+import { VmWord } from '../vm/state.js';
+import { openVcpuState, Register } from '../vm/vcpu-state.js';
 import type { SevContext } from './context.js';
 import { bindSaveArea } from './es/save-area.js';
 import { publishSev } from './init.js';

@@ -1,6 +1,6 @@
-import { MpState, Register, VcpuWord } from '../vcpu-state.js';
-import { MAX_VCPUS, type VmState, VmWord } from '../vm-state.js';
-import { ApicEvent } from '../vm-words.js';
+import { MAX_VCPUS, type VmState, VmWord } from '../vm/state.js';
+import { MpState, Register, VcpuWord } from '../vm/vcpu-state.js';
+import { ApicEvent } from '../vm/words.js';
 
 /** Registers of a local APIC in x2APIC mode as MSRs. */
 const X2apicMsr = { ID: 0x802, ICR: 0x830 } as const;

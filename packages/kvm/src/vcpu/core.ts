@@ -1,6 +1,6 @@
 import type { MemoryController } from '@cvm/sev-hw/silicon';
-import type { VcpuHandle } from '../vcpu-state.js';
-import type { VmState } from '../vm-state.js';
+import type { VmState } from '../vm/state.js';
+import type { VcpuHandle } from '../vm/vcpu-state.js';
 import type { Apic } from './apic.js';
 import type { Hypercalls } from './hypercalls.js';
 import type { Msrs } from './msrs.js';

@@ -1,5 +1,5 @@
-import { Register } from '../vcpu-state.js';
-import type { VmState } from '../vm-state.js';
+import type { VmState } from '../vm/state.js';
+import { Register } from '../vm/vcpu-state.js';
 import type { GuestMemory } from './guest-memory.js';
 import { loadFlatCode } from './segments.js';
 import { TripleFault } from './triple-fault.js';

@@ -1,5 +1,5 @@
 import { MXCSR_MASK, MXCSR_MASK_AT } from '../registers/fpu.js';
-import { Register, type RegisterName } from '../vcpu-state.js';
+import { Register, type RegisterName } from '../vm/vcpu-state.js';
 import type { GuestMemory } from './guest-memory.js';
 import { writeCr0, writeEfer } from './msrs.js';
 import { type GuestCpu, type GuestProgram, type IoSize, type Next, ProgramError, type Target } from './program.js';

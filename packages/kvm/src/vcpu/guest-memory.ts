@@ -1,6 +1,6 @@
 import { PAGE_SIZE } from '@cvm/layout';
 import type { MemoryController } from '@cvm/sev-hw/silicon';
-import { type VmState, VmWord } from '../vm-state.js';
+import { type VmState, VmWord } from '../vm/state.js';
 import type { Mmu } from './mmu.js';
 
 /** Largest run that is handed to the memory controller at once by `fill`. */

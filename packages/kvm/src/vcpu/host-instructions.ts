@@ -1,4 +1,4 @@
-import { PendingKind, Register, type VcpuHandle } from '../vcpu-state.js';
+import { PendingKind, Register, type VcpuHandle } from '../vm/vcpu-state.js';
 import type { Apic } from './apic.js';
 import { answerCpuid } from './cpuid.js';
 import { edxEax, type MsrOutcome, type Msrs, setEdxEax } from './msrs.js';

@@ -2,8 +2,8 @@ import { HypercallErrno, Hypercall as Nr } from '../abi/hypercall.js';
 import { PvFeature } from '../abi/msr.js';
 import { isPosting, isSince } from '../kernel.js';
 import type { PageStatusInKvm } from '../page-status/in-kvm.js';
-import { Register, VcpuWord } from '../vcpu-state.js';
-import { type VmState, VmWord } from '../vm-state.js';
+import { type VmState, VmWord } from '../vm/state.js';
+import { Register, VcpuWord } from '../vm/vcpu-state.js';
 import { pvHas } from './pv-features.js';
 import type { RunPage } from './run-page.js';
 

@@ -1,8 +1,8 @@
 import { PAGE_SIZE } from '@cvm/layout';
 import type { MemoryController } from '@cvm/sev-hw/silicon';
 import { ExitCode } from '../abi/ghcb.js';
-import { Register } from '../vcpu-state.js';
-import type { VmState } from '../vm-state.js';
+import type { VmState } from '../vm/state.js';
+import { Register } from '../vm/vcpu-state.js';
 import { hex, TripleFault } from './triple-fault.js';
 
 /** Entries of the TLB, direct-mapped by virtual page number. */

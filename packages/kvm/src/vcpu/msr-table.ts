@@ -2,8 +2,8 @@ import type { CpuidEntry } from '../abi/cpuid.js';
 import { Msr, PvFeature } from '../abi/msr.js';
 import { liveMigrationFeature } from '../abi/page-status.js';
 import type { Kernel } from '../kernel.js';
-import { Register, VcpuWord } from '../vcpu-state.js';
-import { VmWord } from '../vm-words.js';
+import { Register, VcpuWord } from '../vm/vcpu-state.js';
+import { VmWord } from '../vm/words.js';
 import { pvHas, requestUpdate, Update } from './pv-features.js';
 
 /** What the MSRs of one vCPU are made of. */

@@ -1,8 +1,8 @@
 import { MsrExitReason } from '../abi/capabilities.js';
 import type { CpuidEntry } from '../abi/cpuid.js';
 import { Msr } from '../abi/msr.js';
-import { Register } from '../vcpu-state.js';
-import type { VmState } from '../vm-state.js';
+import type { VmState } from '../vm/state.js';
+import { Register } from '../vm/vcpu-state.js';
 import { type MsrContext, readMsr, writeMsr } from './msr-table.js';
 import type { RunPage } from './run-page.js';
 import { TripleFault } from './triple-fault.js';

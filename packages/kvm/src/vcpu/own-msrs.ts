@@ -1,5 +1,5 @@
-import { Register } from '../vcpu-state.js';
-import type { VmState } from '../vm-state.js';
+import type { VmState } from '../vm/state.js';
+import { Register } from '../vm/vcpu-state.js';
 import { writeEfer } from './msrs.js';
 import { hex, TripleFault } from './triple-fault.js';
 

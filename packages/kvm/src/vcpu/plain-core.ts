@@ -1,4 +1,4 @@
-import { PendingKind, Register } from '../vcpu-state.js';
+import { PendingKind, Register } from '../vm/vcpu-state.js';
 import { resetByInit, startAtPage } from './apic.js';
 import { type Core, type CoreParts, EXIT, GO_ON } from './core.js';
 import { Ending } from './guest-cpu.js';

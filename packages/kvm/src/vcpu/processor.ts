@@ -1,6 +1,6 @@
 import type { MemoryController } from '@cvm/sev-hw/silicon';
-import { Register } from '../vcpu-state.js';
-import type { VmState } from '../vm-state.js';
+import type { VmState } from '../vm/state.js';
+import { Register } from '../vm/vcpu-state.js';
 import { createExceptions } from './exceptions.js';
 import { type BlockCpu, createGuestCpu, Ending } from './guest-cpu.js';
 import { createGuestMemory, type GuestMemory } from './guest-memory.js';

@@ -1,7 +1,7 @@
 import { openSaveAreas } from '@cvm/sev-hw/silicon';
 import { ExitCode, IoInfo, MSR_GHCB, MSR_SEV_STATUS } from '../abi/ghcb.js';
-import { FIRST_HOST_REGISTER, REGISTER_COUNT, Register, VcpuWord, XSAVE_SIZE } from '../vcpu-state.js';
-import { VmWord } from '../vm-state.js';
+import { VmWord } from '../vm/state.js';
+import { FIRST_HOST_REGISTER, REGISTER_COUNT, Register, VcpuWord, XSAVE_SIZE } from '../vm/vcpu-state.js';
 import { type Core, type CoreParts, EXIT, GO_ON, VMEXIT_INVALID } from './core.js';
 import { Ending } from './guest-cpu.js';
 import { ecxOf } from './host-instructions.js';

@@ -1,5 +1,5 @@
 import type { PvFeature } from '../abi/msr.js';
-import { VcpuWord } from '../vcpu-state.js';
+import { VcpuWord } from '../vm/vcpu-state.js';
 
 /** Bits of `VcpuWord.requests`: what KVM has to write to guest memory before the vCPU goes on. */
 export const Update = { wallClock: 1, systemTime: 2, stealTime: 4 } as const;

@@ -1,7 +1,7 @@
 import { PAGE_SIZE } from '@cvm/layout';
 import type { MemoryController } from '@cvm/sev-hw/silicon';
-import { Register, VcpuWord } from '../vcpu-state.js';
-import { type VmState, VmWord } from '../vm-state.js';
+import { type VmState, VmWord } from '../vm/state.js';
+import { Register, VcpuWord } from '../vm/vcpu-state.js';
 import { requestUpdate, Update } from './pv-features.js';
 
 /** What KVM writes to guest memory of its own accord: wall clock, system time, steal time. */

@@ -1,5 +1,5 @@
 import { vmsa } from '@cvm/sev-hw/abi';
-import { Register } from '../vcpu-state.js';
+import { Register } from '../vm/vcpu-state.js';
 
 const offset = (field: Parameters<typeof vmsa.offsetOf>[0]): number => vmsa.offsetOf(field);
 

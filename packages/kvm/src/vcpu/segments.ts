@@ -1,4 +1,4 @@
-import { Register } from '../vcpu-state.js';
+import { Register } from '../vm/vcpu-state.js';
 
 /** Bit 1 of RFLAGS is always set. */
 export const RFLAGS_ONE = 2n;

@@ -1,8 +1,8 @@
 import type { CryptoProvider } from '@cvm/crypto';
 import { openMemoryController } from '@cvm/sev-hw/silicon';
 import { openPageStatus } from '../page-status/in-kvm.js';
-import { MpState, openVcpuState, type VcpuHandle, VcpuWord } from '../vcpu-state.js';
-import { openVmState, VmWord } from '../vm-state.js';
+import { openVmState, VmWord } from '../vm/state.js';
+import { MpState, openVcpuState, type VcpuHandle, VcpuWord } from '../vm/vcpu-state.js';
 import { createApic } from './apic.js';
 import { type Core, type CoreParts, EXIT, GO_ON, VMEXIT_INVALID } from './core.js';
 import { createHypercalls } from './hypercalls.js';

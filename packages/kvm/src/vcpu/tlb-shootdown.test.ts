@@ -1,7 +1,7 @@
 import { Worker } from 'node:worker_threads';
 import { describe, expect, it } from 'vitest';
 import { createKernel } from '../kernel.js';
-import { createVmHandle, openVmState, VmWord } from '../vm-state.js';
+import { createVmHandle, openVmState, VmWord } from '../vm/state.js';
 import { createTlbShootdown } from './tlb-shootdown.js';
 
 const OBSERVED = 15;

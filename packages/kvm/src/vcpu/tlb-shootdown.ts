@@ -1,4 +1,4 @@
-import { MAX_VCPUS, type VmState, VmWord } from '../vm-state.js';
+import { MAX_VCPUS, type VmState, VmWord } from '../vm/state.js';
 
 /**
  * The VM's TLB generation, as one vCPU keeps up with it. A vCPU takes on a new generation between two blocks and when it

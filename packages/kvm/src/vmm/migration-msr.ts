@@ -1,7 +1,7 @@
 import { Cap, MSR_KVM_MIGRATION_CONTROL, MsrExitReason, MsrFilterDefault } from '../abi/capabilities.js';
 import type { KvmAbi } from '../abi/generation.js';
 import { ExitReason, RunOffset } from '../abi/run-page.js';
-import type { MsrFilter } from '../msr-filter.js';
+import type { MsrFilter } from '../msr/filter.js';
 
 /** Denies nothing but the migration MSR, to reads and to writes. */
 const FILTER: MsrFilter = {

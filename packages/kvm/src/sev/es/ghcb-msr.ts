@@ -1,4 +1,4 @@
-import type { VmContext } from '../../vm-context.js';
+import type { VmContext } from '../../vm/context.js';
 import { GHCB_VERSION_MIN } from '../init.js';
 
 /** GHCB_MSR_SEV_INFO_RESP: the message of the MSR protocol that answers "which versions, which C-bit". */

@@ -5,8 +5,8 @@ import { fails, SEV_OK, type SevResult } from '../../ccp/sev-device.js';
 import { isSince } from '../../kernel.js';
 import { DR7_FIXED } from '../../registers/debug.js';
 import { saveAreaFromRegisters } from '../../vcpu/save-area.js';
-import { FIRST_HOST_REGISTER, openVcpuState, Register, VcpuWord, XSAVE_SIZE } from '../../vcpu-state.js';
-import type { VcpuContext, VmContext } from '../../vm-context.js';
+import type { VcpuContext, VmContext } from '../../vm/context.js';
+import { FIRST_HOST_REGISTER, openVcpuState, Register, VcpuWord, XSAVE_SIZE } from '../../vm/vcpu-state.js';
 import { issueOnGuest, withCbit } from '../context.js';
 import { bindSaveArea, type SaveArea } from './save-area.js';
 

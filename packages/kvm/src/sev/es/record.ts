@@ -1,10 +1,10 @@
 import type { Infer } from '@cvm/layout';
 import { EsVcpuFlags, esVcpuRecord } from '../../abi/sev-vmsa.js';
 import { KvmError } from '../../error.js';
-import { openVcpuState, Register, VcpuWord } from '../../vcpu-state.js';
-import { contextOf, type Vm } from '../../vm.js';
-import { VmWord } from '../../vm-state.js';
-import { ApicEvent, loadApicEvents, storeApicEvents } from '../../vm-words.js';
+import { VmWord } from '../../vm/state.js';
+import { openVcpuState, Register, VcpuWord } from '../../vm/vcpu-state.js';
+import { contextOf, type Vm } from '../../vm/vm.js';
+import { ApicEvent, loadApicEvents, storeApicEvents } from '../../vm/words.js';
 
 /** PROJECT: {@link esVcpuRecord} as an object. */
 export type EsVcpuRecord = Infer<typeof esVcpuRecord>;

@@ -4,8 +4,8 @@ import { DR6_RESET, DR7_FIXED, type KvmDebugRegs, writeDebugRegs } from '../../r
 import type { KvmXcr } from '../../registers/fpu.js';
 import type { KvmSegment } from '../../registers/segments.js';
 import { type KvmRegs, type KvmSregs, writeRegs, writeSregs } from '../../registers/sregs.js';
-import { Register } from '../../vcpu-state.js';
-import type { Vcpu } from '../../vm-vcpu.js';
+import type { Vcpu } from '../../vm/vcpu.js';
+import { Register } from '../../vm/vcpu-state.js';
 
 /** Where the first vCPU of a machine starts. */
 const RESET_VECTOR = 0xfffffff0;

@@ -1,7 +1,7 @@
 import { PAGE_SHIFT, type Spa } from '@cvm/layout';
-import type { KernelMemory } from '../../host-memory.js';
-import { openVcpuState, VcpuWord } from '../../vcpu-state.js';
-import type { VcpuContext, VmContext } from '../../vm-context.js';
+import type { KernelMemory } from '../../memory/host-memory.js';
+import type { VcpuContext, VmContext } from '../../vm/context.js';
+import { openVcpuState, VcpuWord } from '../../vm/vcpu-state.js';
 
 /** A page for the registers of one vCPU of a SEV-ES guest (VMSA), in kernel memory: no process can map it. */
 export interface SaveArea {

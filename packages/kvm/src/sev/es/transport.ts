@@ -1,6 +1,6 @@
 import { VMSA_SIZE } from '@cvm/sev-hw/abi';
 import type { SevResult } from '../../ccp/sev-device.js';
-import type { VmContext } from '../../vm-context.js';
+import type { VmContext } from '../../vm/context.js';
 import { answerBuffer, bytesBuffer, given } from '../handlers/argument.js';
 import type { PacketLengths } from '../handlers/send.js';
 import * as handlers from '../handlers/vmsa.js';

@@ -1,7 +1,7 @@
 import { COMMANDS, VMSA_SIZE } from '@cvm/sev-hw/abi';
 import { Errno } from '../../abi/errno.js';
 import { fails, failsLater, type SevResult } from '../../ccp/sev-device.js';
-import type { VmContext } from '../../vm-context.js';
+import type { VmContext } from '../../vm/context.js';
 import { issueOnGuest, withCbit } from '../context.js';
 import { protect } from '../es/launch.js';
 import { type Argument, packetOut, readBlob, type UserBuffer } from './argument.js';

@@ -1,6 +1,6 @@
 import { GHCB_BUFFER, GHCB_SCRATCH_LIMIT, GhcbError } from '../../abi/ghcb.js';
 import { isSince } from '../../kernel.js';
-import { PendingKind, Register } from '../../vcpu-state.js';
+import { PendingKind, Register } from '../../vm/vcpu-state.js';
 import { type CoreParts, EXIT, GO_ON } from '../core.js';
 import type { GhcbPage, PlainMemory } from './page.js';
 

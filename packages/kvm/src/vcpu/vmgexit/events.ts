@@ -1,7 +1,7 @@
 import { ExitCode, GhcbError, GhcbException, GhcbResult, ghcb, IoInfo, JumpTableAction } from '../../abi/ghcb.js';
 import { isSince } from '../../kernel.js';
-import { PendingKind, Register } from '../../vcpu-state.js';
-import { VmWord } from '../../vm-state.js';
+import { VmWord } from '../../vm/state.js';
+import { PendingKind, Register } from '../../vm/vcpu-state.js';
 import { type CoreParts, EXIT, GO_ON } from '../core.js';
 import { accessMsr, completeIn, completeMsr, emulateCpuid } from '../host-instructions.js';
 import { setEdxEax } from '../msrs.js';

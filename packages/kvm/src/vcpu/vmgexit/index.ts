@@ -1,6 +1,6 @@
 import { type GhcbError, GhcbMsr, GhcbResult, ghcb } from '../../abi/ghcb.js';
 import { isSince } from '../../kernel.js';
-import { PendingKind, Register } from '../../vcpu-state.js';
+import { PendingKind, Register } from '../../vm/vcpu-state.js';
 import { type CoreParts, GO_ON } from '../core.js';
 import { createEvents } from './events.js';
 import { msrProtocol, ResetHold } from './msr-protocol.js';

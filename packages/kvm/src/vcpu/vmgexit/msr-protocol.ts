@@ -1,7 +1,7 @@
 import { GhcbFeature, GhcbMsr, sevInfoResponse } from '../../abi/ghcb.js';
 import { isSince } from '../../kernel.js';
-import { MpState, Register, VcpuWord } from '../../vcpu-state.js';
-import { type VmState, VmWord } from '../../vm-state.js';
+import { type VmState, VmWord } from '../../vm/state.js';
+import { MpState, Register, VcpuWord } from '../../vm/vcpu-state.js';
 import { type CoreParts, EXIT, GO_ON } from '../core.js';
 import { emulateCpuid } from '../host-instructions.js';
 

@@ -1,7 +1,7 @@
 import { PAGE_SIZE } from '@cvm/layout';
 import type { MemoryController } from '@cvm/sev-hw/silicon';
 import { ghcb } from '../../abi/ghcb.js';
-import type { VmState } from '../../vm-state.js';
+import type { VmState } from '../../vm/state.js';
 
 /** DRAM as it is: what the hypervisor sees of a shared page. */
 const PLAIN = 0;

@@ -1,4 +1,4 @@
-import { VmWord } from './vm-words.js';
+import { VmWord } from '../vm/words.js';
 
 /** Ranges of a filter: KVM_MSR_FILTER_MAX_RANGES. */
 export const MAX_RANGES = 16;

@@ -1,10 +1,10 @@
-import { DisableExits } from './abi/capabilities.js';
-import type { CpuidEntry } from './abi/cpuid.js';
-import { PvFeature } from './abi/msr.js';
-import { liveMigrationFeature } from './abi/page-status.js';
-import type { Kernel } from './kernel.js';
-import { VcpuWord } from './vcpu-state.js';
-import { VmWord } from './vm-words.js';
+import { DisableExits } from '../abi/capabilities.js';
+import type { CpuidEntry } from '../abi/cpuid.js';
+import { PvFeature } from '../abi/msr.js';
+import { liveMigrationFeature } from '../abi/page-status.js';
+import type { Kernel } from '../kernel.js';
+import { VcpuWord } from '../vm/vcpu-state.js';
+import { VmWord } from '../vm/words.js';
 
 const FIRST_BASE = 0x40000000;
 const LAST_BASE = 0x40010000;

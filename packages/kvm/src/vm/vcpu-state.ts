@@ -1,8 +1,8 @@
-import type { CpuidEntry } from './abi/cpuid.js';
-import { KVM_RUN_SIZE } from './abi/run-page.js';
-import { createRingBuffer } from './dirty-ring.js';
-import { type VmHandle, VmWord } from './vm-state.js';
-import { loadApicEvents, storeApicEvents } from './vm-words.js';
+import type { CpuidEntry } from '../abi/cpuid.js';
+import { KVM_RUN_SIZE } from '../abi/run-page.js';
+import { createRingBuffer } from '../memory/dirty-ring.js';
+import { type VmHandle, VmWord } from './state.js';
+import { loadApicEvents, storeApicEvents } from './words.js';
 
 /** Index of each register in a vCPU's register file of u64s: the order of the x86 encoding, then control state. */
 export const Register = {

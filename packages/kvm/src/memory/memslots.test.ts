@@ -1,11 +1,11 @@
 import { type Gpa, gpa, type Hva, hva, PAGE_SIZE } from '@cvm/layout';
 import { fc, test } from '@fast-check/vitest';
 import { describe, expect, it } from 'vitest';
-import { memslotsRig as rig } from '../test/memslots-rig.js';
-import { Errno } from './abi/errno.js';
+import { memslotsRig as rig } from '../../test/memslots-rig.js';
+import { Errno } from '../abi/errno.js';
+import { MemFlag } from '../vm/state.js';
 import type { MemoryRegionArgument } from './memory-region.js';
 import type { UserMemoryRegion } from './memslots.js';
-import { MemFlag } from './vm-state.js';
 
 const LOG = MemFlag.logDirtyPages;
 

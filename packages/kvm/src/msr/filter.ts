@@ -1,6 +1,6 @@
-import { MsrFilterDefault } from './abi/capabilities.js';
-import { Errno } from './abi/errno.js';
-import { MAX_BITMAP_BYTES, MAX_RANGES, storeMsrFilter } from './msr-filter-state.js';
+import { MsrFilterDefault } from '../abi/capabilities.js';
+import { Errno } from '../abi/errno.js';
+import { MAX_BITMAP_BYTES, MAX_RANGES, storeMsrFilter } from './filter-state.js';
 
 /** struct kvm_msr_filter. */
 export interface MsrFilter {

@@ -1,5 +1,5 @@
-import { MAX_VCPUS } from './vm-state.js';
-import { VmWord } from './vm-words.js';
+import { MAX_VCPUS } from './state.js';
+import { VmWord } from './words.js';
 
 /** Looks at a vCPU before the waiting thread goes to sleep: most blocks of guest code are shorter than a sleep. */
 const SPINS = 2000;

@@ -1,19 +1,19 @@
 import { PAGE_SHIFT } from '@cvm/layout';
 import type { SiliconHandle } from '@cvm/sev-hw';
-import { Quirk, USER_MEM_SLOTS } from './abi/capabilities.js';
-import { openDirtyRing } from './dirty-ring.js';
-import type { Kernel } from './kernel.js';
-import { isMsrAllowed } from './msr-filter-state.js';
-import { createPageStatusBuffer } from './page-status/in-kvm.js';
-import { entryAbove, SLOT_DOUBLES, SLOT_INVALID, SLOT_RING } from './slot-table.js';
-import { VmWord } from './vm-words.js';
+import { Quirk, USER_MEM_SLOTS } from '../abi/capabilities.js';
+import type { Kernel } from '../kernel.js';
+import { openDirtyRing } from '../memory/dirty-ring.js';
+import { entryAbove, SLOT_DOUBLES, SLOT_INVALID, SLOT_RING } from '../memory/slot-table.js';
+import { isMsrAllowed } from '../msr/filter-state.js';
+import { createPageStatusBuffer } from '../page-status/in-kvm.js';
+import { VmWord } from './words.js';
 
 /*
  * What the threads of one VM share. The main thread (the ioctls) writes it, the vCPU threads read it; the exceptions are
  * the TLB words and the dirty bitmaps. The state of one vCPU is in `vcpu-state.ts`.
  */
 
-export { VmWord } from './vm-words.js';
+export { VmWord } from './words.js';
 
 const SHARED_BYTES = 4096 + 16 * 0x600;
 /** Entries of the memslot table: every id of the one address space that vCPUs translate in. */

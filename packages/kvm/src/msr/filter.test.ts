@@ -1,11 +1,11 @@
 import { fc, test } from '@fast-check/vitest';
 import { beforeEach, describe, expect, it } from 'vitest';
-import { MSR_KVM_MIGRATION_CONTROL, MsrFilterDefault } from './abi/capabilities.js';
-import { Errno } from './abi/errno.js';
-import { createKernel } from './kernel.js';
-import { type MsrFilter, setMsrFilter } from './msr-filter.js';
-import { isMsrAllowed } from './msr-filter-state.js';
-import { createVmHandle, openVmState, vmWords } from './vm-state.js';
+import { MSR_KVM_MIGRATION_CONTROL, MsrFilterDefault } from '../abi/capabilities.js';
+import { Errno } from '../abi/errno.js';
+import { createKernel } from '../kernel.js';
+import { createVmHandle, openVmState, vmWords } from '../vm/state.js';
+import { type MsrFilter, setMsrFilter } from './filter.js';
+import { isMsrAllowed } from './filter-state.js';
 
 const newHandle = () =>
 	createVmHandle({

@@ -1,4 +1,4 @@
-import { Errno } from './abi/errno.js';
+import { Errno } from '../abi/errno.js';
 
 /** Words of 32 pages in a slot's bitmap: KVM rounds it up to whole u64s. */
 export const bitmapWords = (pages: number): number => 2 * Math.ceil(pages / 64);

@@ -1,7 +1,7 @@
-import { Errno } from './abi/errno.js';
+import { Errno } from '../abi/errno.js';
+import { isSince } from '../kernel.js';
+import type { VmContext, VmHost } from '../vm/context.js';
 import { DIRTY_GFN_BYTES, DIRTY_RING_MAX_ENTRIES } from './dirty-ring.js';
-import { isSince } from './kernel.js';
-import type { VmContext, VmHost } from './vm-context.js';
 
 /** KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE | KVM_DIRTY_LOG_INITIALLY_SET. */
 const MANUAL_CAPS = 3;

@@ -4,12 +4,12 @@ import { PAGE_SIZE } from '@cvm/layout';
 import { fc, test } from '@fast-check/vitest';
 import { build } from 'esbuild';
 import { afterEach, describe, expect, it, vi } from 'vitest';
-import { Errno } from './abi/errno.js';
+import { Errno } from '../abi/errno.js';
+import { createKernel } from '../kernel.js';
+import { createVmHandle, MemFlag, vmWords } from '../vm/state.js';
 import { bitmapWords, clearBits, createBitmapSpace, fetch, fetchAndClear, setAll } from './dirty-log.js';
 import { createRingBuffer, createRingReader, openDirtyRing, ringEntries } from './dirty-ring.js';
-import { createKernel } from './kernel.js';
 import { replaceSlot, SLOT_RING } from './slot-table.js';
-import { createVmHandle, MemFlag, vmWords } from './vm-state.js';
 
 afterEach(() => {
 	vi.restoreAllMocks();
@@ -213,7 +213,7 @@ describe('fetch and clear by hand', () => {
 async function storingThread(data: object): Promise<Worker> {
 	const code = `
 		import { parentPort, workerData } from 'node:worker_threads';
-		import { openVmState } from './vm-state.js';
+		import { openVmState } from '../vm/state.js';
 		const { handle, memory, turn, epochs, pages, ring } = workerData;
 		const state = openVmState(handle, ring);
 		parentPort.postMessage('ready');

@@ -1,4 +1,4 @@
-import { VmWord } from './vm-words.js';
+import { VmWord } from '../vm/words.js';
 
 /** Doubles per entry of the shared memslot table, see {@link SlotEntry}; the entries are sorted by guest-physical address. */
 export const SLOT_DOUBLES = 6;

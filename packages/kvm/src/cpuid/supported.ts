@@ -1,6 +1,6 @@
-import type { CpuidEntry } from './abi/cpuid.js';
+import type { CpuidEntry } from '../abi/cpuid.js';
+import type { VmHost } from '../vm/context.js';
 import { guestCpuid } from './cpuid.js';
-import type { VmHost } from './vm-context.js';
 
 const MEMORY_ENCRYPTION = 0x8000001f;
 const SEV = 1 << 1;

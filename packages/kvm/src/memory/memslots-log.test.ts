@@ -2,10 +2,10 @@ import { once } from 'node:events';
 import { Worker } from 'node:worker_threads';
 import { gpa, PAGE_SIZE } from '@cvm/layout';
 import { afterEach, describe, expect, it, vi } from 'vitest';
-import { memslotsRig as rig } from '../test/memslots-rig.js';
-import { Errno } from './abi/errno.js';
+import { memslotsRig as rig } from '../../test/memslots-rig.js';
+import { Errno } from '../abi/errno.js';
+import { MemFlag, openVmState, type VmHandle, VmWord, vmWords } from '../vm/state.js';
 import type { ClearDirtyLogRequest, UserMemoryRegion } from './memslots.js';
-import { MemFlag, openVmState, type VmHandle, VmWord, vmWords } from './vm-state.js';
 
 const LOG = MemFlag.logDirtyPages;
 /** A word of the VM that nobody uses. */

@@ -1,23 +1,23 @@
-import type { CpuidEntry } from './abi/cpuid.js';
-import { Errno } from './abi/errno.js';
-import { VmType } from './abi/vm-type.js';
-import { checkExtension, enableCap } from './capabilities.js';
-import { guestCpuid } from './cpuid.js';
-import { KvmError } from './error.js';
-import { type ClearDirtyLogRequest, createMemslots, type Memslots, type UserMemoryRegion } from './memslots.js';
-import { type MsrFilter, setMsrFilter } from './msr-filter.js';
-import { createPageStatusIoctls, type PageStatusIoctls } from './page-status/ioctls.js';
+import type { CpuidEntry } from '../abi/cpuid.js';
+import { Errno } from '../abi/errno.js';
+import { VmType } from '../abi/vm-type.js';
+import { checkExtension, enableCap } from '../capabilities.js';
+import { guestCpuid } from '../cpuid/cpuid.js';
+import { KvmError } from '../error.js';
+import { type ClearDirtyLogRequest, createMemslots, type Memslots, type UserMemoryRegion } from '../memory/memslots.js';
+import { type MsrFilter, setMsrFilter } from '../msr/filter.js';
+import { createPageStatusIoctls, type PageStatusIoctls } from '../page-status/ioctls.js';
+import { createSevContext } from '../sev/context.js';
+import { copyEncContextFrom } from '../sev/copy.js';
+import { freeSaveAreas } from '../sev/es/save-area.js';
+import { createSevIoctls, type SevIoctls } from '../sev/ioctls.js';
+import { closeContext, destroyContext } from '../sev/lifetime.js';
+import { moveEncContextFrom } from '../sev/move.js';
+import { createEncRegions, type EncRegion } from '../sev/regions.js';
+import type { VcpuContext, VmContext, VmHost } from './context.js';
 import { awaitNobody } from './quiesce.js';
-import { createSevContext } from './sev/context.js';
-import { copyEncContextFrom } from './sev/copy.js';
-import { freeSaveAreas } from './sev/es/save-area.js';
-import { createSevIoctls, type SevIoctls } from './sev/ioctls.js';
-import { closeContext, destroyContext } from './sev/lifetime.js';
-import { moveEncContextFrom } from './sev/move.js';
-import { createEncRegions, type EncRegion } from './sev/regions.js';
-import type { VcpuContext, VmContext, VmHost } from './vm-context.js';
-import { createVmHandle, MAX_VCPUS, VmWord, vmWords } from './vm-state.js';
-import { createVcpu, type Vcpu } from './vm-vcpu.js';
+import { createVmHandle, MAX_VCPUS, VmWord, vmWords } from './state.js';
+import { createVcpu, type Vcpu } from './vcpu.js';
 
 /** A VM descriptor: its ioctls. They return 0 or a negative errno. */
 export interface Vm {

@@ -1,8 +1,8 @@
 import { PAGE_SIZE } from '@cvm/layout';
 import { beforeEach, describe, expect, it } from 'vitest';
-import { createKernel } from './kernel.js';
-import { replaceSlot, type SlotEntry } from './slot-table.js';
-import { createVmHandle, openVmState, type VmHandle, type VmState, VmWord, vmWords } from './vm-state.js';
+import { createKernel } from '../kernel.js';
+import { replaceSlot, type SlotEntry } from '../memory/slot-table.js';
+import { createVmHandle, openVmState, type VmHandle, type VmState, VmWord, vmWords } from './state.js';
 
 const PAGES = 100;
 let handle: VmHandle;

@@ -1,8 +1,10 @@
 import { type Gpa, type Hva, PAGE_SIZE } from '@cvm/layout';
-import { Errno } from './abi/errno.js';
+import { Errno } from '../abi/errno.js';
+import { KvmError } from '../error.js';
+import { awaitTlbGeneration } from '../vm/quiesce.js';
+import { MemFlag, type VmHandle, VmWord, vmWords } from '../vm/state.js';
 import { bitmapWords, clearBits, createBitmapSpace, fetch, fetchAndClear, setAll } from './dirty-log.js';
 import { type LoggingSlot, openDirtyRing } from './dirty-ring.js';
-import { KvmError } from './error.js';
 import type { KernelMemory } from './host-memory.js';
 import {
 	type CheckedRegion,
@@ -13,9 +15,7 @@ import {
 	spaceOf,
 	toU64,
 } from './memory-region.js';
-import { awaitTlbGeneration } from './quiesce.js';
 import { replaceSlot, SLOT_INVALID, SLOT_RING, type SlotEntry } from './slot-table.js';
-import { MemFlag, type VmHandle, VmWord, vmWords } from './vm-state.js';
 
 /** Argument of KVM_SET_USER_MEMORY_REGION: struct kvm_userspace_memory_region. */
 export interface UserMemoryRegion {

@@ -1,13 +1,13 @@
-import type { VmType } from './abi/vm-type.js';
-import type { SevDriver } from './ccp/sev-device.js';
-import type { KernelMemory } from './host-memory.js';
-import type { Kernel } from './kernel.js';
-import type { Memslots } from './memslots.js';
-import type { AsidPool } from './sev/asid-pool.js';
-import type { SevContext } from './sev/context.js';
-import type { SaveArea } from './sev/es/save-area.js';
-import type { VmHandle } from './vm-state.js';
-import type { Vcpu } from './vm-vcpu.js';
+import type { VmType } from '../abi/vm-type.js';
+import type { SevDriver } from '../ccp/sev-device.js';
+import type { Kernel } from '../kernel.js';
+import type { KernelMemory } from '../memory/host-memory.js';
+import type { Memslots } from '../memory/memslots.js';
+import type { AsidPool } from '../sev/asid-pool.js';
+import type { SevContext } from '../sev/context.js';
+import type { SaveArea } from '../sev/es/save-area.js';
+import type { VmHandle } from './state.js';
+import type { Vcpu } from './vcpu.js';
 
 /** What the VMs of one host share. */
 export interface VmHost {

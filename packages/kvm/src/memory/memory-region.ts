@@ -1,8 +1,8 @@
 import { PAGE_SIZE } from '@cvm/layout';
-import { USER_MEM_SLOTS } from './abi/capabilities.js';
-import { Errno } from './abi/errno.js';
+import { USER_MEM_SLOTS } from '../abi/capabilities.js';
+import { Errno } from '../abi/errno.js';
+import { MemFlag } from '../vm/state.js';
 import { DIRTY_GFN_BYTES, DIRTY_RING_MAX_ENTRIES, DIRTY_RING_RESERVED } from './dirty-ring.js';
-import { MemFlag } from './vm-state.js';
 
 /** struct kvm_userspace_memory_region as it comes out of its bytes: any u32s and u64s. */
 export interface MemoryRegionArgument {

@@ -1,6 +1,7 @@
 import { fc, test } from '@fast-check/vitest';
 import { describe, expect, it } from 'vitest';
-import { createKernel } from './kernel.js';
+import { createKernel } from '../kernel.js';
+import { createVmHandle, openVmState, VmWord } from './state.js';
 import {
 	createVcpuHandle,
 	loadVcpuState,
@@ -12,7 +13,6 @@ import {
 	VCPU_STATE_BYTES,
 	VcpuWord,
 } from './vcpu-state.js';
-import { createVmHandle, openVmState, VmWord } from './vm-state.js';
 
 const newVcpu = (index = 0) =>
 	createVcpuHandle(

@@ -1,8 +1,8 @@
-import { Errno } from './abi/errno.js';
-import { DeviceAttr, VmType } from './abi/vm-type.js';
-import type { Capability } from './capabilities.js';
-import { isSince } from './kernel.js';
-import type { VmHost } from './vm-context.js';
+import { Errno } from '../abi/errno.js';
+import { DeviceAttr, VmType } from '../abi/vm-type.js';
+import type { Capability } from '../capabilities.js';
+import { isSince } from '../kernel.js';
+import type { VmHost } from './context.js';
 
 /**
  * Bit n: KVM_CREATE_VM takes type n. SEV-SNP is not modelled; a SW_PROTECTED VM is like one of the default type.

@@ -1,7 +1,7 @@
-import { KvmFeature } from './abi/capabilities.js';
-import type { CpuidEntry } from './abi/cpuid.js';
-import type { Series } from './abi/generation.js';
-import { liveMigrationFeature } from './abi/page-status.js';
+import { KvmFeature } from '../abi/capabilities.js';
+import type { CpuidEntry } from '../abi/cpuid.js';
+import type { Series } from '../abi/generation.js';
+import { liveMigrationFeature } from '../abi/page-status.js';
 
 /** What a VMM offers its guest. */
 export interface CpuidOptions {

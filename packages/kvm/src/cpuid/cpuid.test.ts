@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import type { KvmAbi } from './abi/generation.js';
+import type { KvmAbi } from '../abi/generation.js';
 import { type CpuidOptions, guestCpuid } from './cpuid.js';
 
 const SILICON = { cbitPosition: 51, physAddrReduction: 5 };

@@ -1,13 +1,13 @@
 import { gpa, PAGE_SIZE } from '@cvm/layout';
 import { fc, test } from '@fast-check/vitest';
 import { describe, expect, it } from 'vitest';
-import { Errno } from './abi/errno.js';
+import { Errno } from '../abi/errno.js';
+import { createKernel } from '../kernel.js';
+import { createVmHandle, MemFlag, openVmState } from '../vm/state.js';
+import { createVcpuHandle } from '../vm/vcpu-state.js';
 import { createRingReader, DIRTY_RING_RESERVED, openDirtyRing, ringEntries } from './dirty-ring.js';
 import { createHostMemory } from './host-memory.js';
-import { createKernel } from './kernel.js';
 import { createMemslots } from './memslots.js';
-import { createVcpuHandle } from './vcpu-state.js';
-import { createVmHandle, MemFlag, openVmState } from './vm-state.js';
 
 const MIB = 2 ** 20;
 const LOG = MemFlag.logDirtyPages;

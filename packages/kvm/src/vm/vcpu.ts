@@ -1,10 +1,10 @@
-import type { CpuidEntry } from './abi/cpuid.js';
-import { Errno } from './abi/errno.js';
-import { enableVcpuCap } from './capabilities.js';
-import { adjustCpuid, storePvFeatures } from './cpuid-runtime.js';
-import { ringEntries } from './dirty-ring.js';
-import { createAccess } from './registers/access.js';
-import { hiddenDebugRegs, type KvmDebugRegs, readDebugRegs, writeDebugRegs } from './registers/debug.js';
+import type { CpuidEntry } from '../abi/cpuid.js';
+import { Errno } from '../abi/errno.js';
+import { enableVcpuCap } from '../capabilities.js';
+import { adjustCpuid, storePvFeatures } from '../cpuid/runtime.js';
+import { ringEntries } from '../memory/dirty-ring.js';
+import { createAccess } from '../registers/access.js';
+import { hiddenDebugRegs, type KvmDebugRegs, readDebugRegs, writeDebugRegs } from '../registers/debug.js';
 import {
 	hiddenFpu,
 	type KvmFpu,
@@ -15,10 +15,10 @@ import {
 	writeFpu,
 	writeXcrs,
 	writeXsave,
-} from './registers/fpu.js';
-import { createLapicState } from './registers/lapic.js';
-import { createMpStateIoctls } from './registers/mp-state.js';
-import { createMsrIoctls } from './registers/msrs.js';
+} from '../registers/fpu.js';
+import { createLapicState } from '../registers/lapic.js';
+import { createMpStateIoctls } from '../registers/mp-state.js';
+import { createMsrIoctls } from '../registers/msrs.js';
 import {
 	type KvmRegs,
 	type KvmSregs,
@@ -28,10 +28,12 @@ import {
 	writeHiddenSregs,
 	writeRegs,
 	writeSregs,
-} from './registers/sregs.js';
-import { ghcbMsrReset } from './sev/es/ghcb-msr.js';
-import { loadKvmResetState } from './sev/es/reset-state.js';
-import { bindSaveArea, createSaveArea } from './sev/es/save-area.js';
+} from '../registers/sregs.js';
+import { ghcbMsrReset } from '../sev/es/ghcb-msr.js';
+import { loadKvmResetState } from '../sev/es/reset-state.js';
+import { bindSaveArea, createSaveArea } from '../sev/es/save-area.js';
+import type { VcpuContext, VmContext } from './context.js';
+import { VmWord } from './state.js';
 import {
 	createVcpuHandle,
 	MpState,
@@ -41,8 +43,6 @@ import {
 	VcpuWord,
 	XSAVE_SIZE,
 } from './vcpu-state.js';
-import type { VcpuContext, VmContext } from './vm-context.js';
-import { VmWord } from './vm-state.js';
 
 /**
  * A vCPU as its VMM's main thread holds it. Registers only while no thread runs it. Writing ioctls return 0 or −errno; fields

@@ -1,5 +1,5 @@
 import { type Hva, hva, PAGE_SIZE, pagesIn, type Spa, spa } from '@cvm/layout';
-import { KvmError } from './error.js';
+import { KvmError } from '../error.js';
 
 /** What the VMM mapped: consecutive frames of DRAM. */
 export interface HostMapping {

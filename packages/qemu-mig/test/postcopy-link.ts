@@ -1,8 +1,27 @@
 import { PAGE_SIZE } from '@cvm/layout';
+import { fc } from '@fast-check/vitest';
 import type { Loader, LoaderChannel, LoaderOptions, PrecopyOptions, RamBlock } from '../src/index.js';
 import type { FakeTarget } from '../src/testing.js';
 import { createFakeClock, createFakeSource, createFakeTarget } from '../src/testing.js';
 import { fillMemory, prepare, receive, TWO_BLOCKS } from './migration.js';
+
+/** Blocks of which the first has host pages of 16 guest pages. */
+export const HUGE = [
+	{ idstr: 'pc.ram', usedLength: 96 * PAGE_SIZE, pageSize: 16 * PAGE_SIZE },
+	{ idstr: 'pc.bios', usedLength: 33 * PAGE_SIZE },
+];
+
+/** What a property varies of a guest that moves by postcopy. */
+export const MOVE = {
+	helper: fc.boolean(),
+	huge: fc.boolean(),
+	releaseRam: fc.boolean(),
+	turns: fc.nat(12),
+	maxPostcopyBandwidth: fc.constantFrom(0, 100_000, 2_000_000),
+	writes: fc.array(fc.record({ block: fc.nat(1), page: fc.nat(32), byte: fc.integer({ min: 1, max: 255 }) }), {
+		maxLength: 40,
+	}),
+};
 
 /** A connection in both directions that can break. */
 class Link {

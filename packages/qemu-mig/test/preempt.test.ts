@@ -4,7 +4,7 @@ import { describe, expect, it } from 'vitest';
 import { createLoader } from '../src/index.js';
 import { createCollectingSink, createFakeTarget } from '../src/testing.js';
 import { prepare, sameMemory, TWO_BLOCKS } from './migration.js';
-import { postcopy } from './postcopy-link.js';
+import { HUGE, MOVE, postcopy } from './postcopy-link.js';
 
 const SLOW = { maxBandwidth: 600_000, downtimeLimit: 1, maxPostcopyBandwidth: 200_000 };
 const WRITES = [
@@ -12,11 +12,6 @@ const WRITES = [
 	{ block: 1, page: 5, byte: 2 },
 	{ block: 1, page: 30, byte: 3 },
 ];
-const HUGE = [
-	{ idstr: 'pc.ram', usedLength: 96 * PAGE_SIZE, pageSize: 16 * PAGE_SIZE },
-	{ idstr: 'pc.bios', usedLength: 33 * PAGE_SIZE },
-];
-
 describe('postcopy-preempt', () => {
 	it('sends what is asked for on the second connection, and the walk goes on where it was', async () => {
 		const order: number[] = [];
@@ -120,14 +115,7 @@ describe('postcopy-preempt', () => {
 });
 
 const setup = fc.record({
-	helper: fc.boolean(),
-	huge: fc.boolean(),
-	releaseRam: fc.boolean(),
-	turns: fc.nat(12),
-	maxPostcopyBandwidth: fc.constantFrom(0, 100_000, 2_000_000),
-	writes: fc.array(fc.record({ block: fc.nat(1), page: fc.nat(32), byte: fc.integer({ min: 1, max: 255 }) }), {
-		maxLength: 40,
-	}),
+	...MOVE,
 	cuts: fc.array(fc.nat(600_000), { maxLength: 3 }),
 	urgentCuts: fc.array(fc.nat(60_000), { maxLength: 3 }),
 });

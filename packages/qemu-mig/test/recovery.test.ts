@@ -2,7 +2,7 @@ import { PAGE_SIZE, toHex } from '@cvm/layout';
 import { fc, test } from '@fast-check/vitest';
 import { describe, expect, it } from 'vitest';
 import { sameMemory, TWO_BLOCKS } from './migration.js';
-import { type PostcopySetup, postcopy } from './postcopy-link.js';
+import { HUGE, MOVE, type PostcopySetup, postcopy } from './postcopy-link.js';
 
 const WRITES = Array.from({ length: 12 }, (_, i) => ({ block: i % 2, page: (i * 37) % 33, byte: i + 1 }));
 const parameters = { maxBandwidth: 600_000, downtimeLimit: 1, maxPostcopyBandwidth: 600_000 };
@@ -145,20 +145,9 @@ describe('postcopy whose connection breaks', () => {
 	});
 });
 
-const HUGE = [
-	{ idstr: 'pc.ram', usedLength: 96 * PAGE_SIZE, pageSize: 16 * PAGE_SIZE },
-	{ idstr: 'pc.bios', usedLength: 33 * PAGE_SIZE },
-];
 const setup = fc.record({
-	helper: fc.boolean(),
-	huge: fc.boolean(),
+	...MOVE,
 	xbzrle: fc.boolean(),
-	releaseRam: fc.boolean(),
-	turns: fc.nat(12),
-	maxPostcopyBandwidth: fc.constantFrom(0, 100_000, 2_000_000),
-	writes: fc.array(fc.record({ block: fc.nat(1), page: fc.nat(32), byte: fc.integer({ min: 1, max: 255 }) }), {
-		maxLength: 40,
-	}),
 	cuts: fc.array(fc.nat(600_000), { maxLength: 4 }),
 });
 

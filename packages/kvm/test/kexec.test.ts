@@ -157,8 +157,8 @@ describe('kexec', () => {
 	});
 
 	it('takes another place', () => {
-		const { log } = boot('v12', { workload: twice(0xa00000) });
-		expect(log.hypercalls.at(-1)).toEqual(bss(0xa00000));
+		const { log } = boot('v12', { workload: twice(0x400000) });
+		expect(log.hypercalls.at(-1)).toEqual(bss(0x400000));
 	});
 
 	it('repeats the whole handshake with EFI, firmware and all', () => {

@@ -135,7 +135,7 @@ function boot({ abi, vcpus: count, kexecs = 0 }: { abi: KvmAbi; vcpus: number; k
 }
 
 const FIRMWARE = ['share 809000 2 0', 'share 860000 20 0', 'share ffc00000 84 0'];
-const ram = (attributes: string) => [`share 0 800 ${attributes}`, `share 900000 1f00 ${attributes}`];
+const ram = (attributes: string) => [`share 0 800 ${attributes}`, `share 1000000 1800 ${attributes}`];
 const hex = (n: number) => n.toString(16);
 const bss = (base: number) => `share ${hex(base + KernelOffset.bssDecrypted)} 200 0`;
 const ghcbs = (base: number, vcpus: number) =>

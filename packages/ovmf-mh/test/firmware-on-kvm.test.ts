@@ -138,7 +138,7 @@ function boot({ abi = 'upstream', sev = true, migrationControl = true, firmware 
 	return { run, log, vm, ram, kvm };
 }
 
-const RAM_REPORTS = ['share 0 2048 16', `share 900000 ${(RAM_BYTES - 0x900000) / 4096} 16`];
+const RAM_REPORTS = ['share 0 2048 16', `share 1000000 ${(RAM_BYTES - 0x1000000) / 4096} 16`];
 const FIRMWARE_REPORTS = ['share 809000 2 0', 'share ffc00000 132 0'];
 const BSS = 'share 1200000 512 0';
 

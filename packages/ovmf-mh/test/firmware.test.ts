@@ -244,8 +244,8 @@ describe('firmware in an SEV guest', () => {
 	it('takes its own memory and the flash out of the map that the kernel gets', () => {
 		expect(parametersOf(booted()).e820).toEqual([
 			[0, 0x800000, 1],
-			[0x800000, 0x100000, 2],
-			[0x900000, 64 * MIB - 0x900000, 1],
+			[0x800000, 0x800000, 2],
+			[0x1000000, 64 * MIB - 0x1000000, 1],
 			[0xffc00000, 0x400000, 2],
 		]);
 	});
@@ -260,8 +260,8 @@ describe('firmware in an SEV guest', () => {
 		};
 		expect(parametersOf(booted({ files })).e820).toEqual([
 			[0, 0x9fc00, 1],
-			[0x800000, 0x100000, 2],
-			[0x900000, 32 * MIB - 0xb0000, 1],
+			[0x800000, 0x800000, 2],
+			[0x1000000, 0x850000 + 32 * MIB - 0x1000000, 1],
 			[0xfeffc000, 0x4000, 2],
 			[0xffc00000, 0x400000, 2],
 		]);
@@ -274,8 +274,8 @@ describe('firmware in an SEV guest', () => {
 			stepLimit: 0n,
 			e820: [
 				[0, 0x800000, 1],
-				[0x800000, 0x100000, 2],
-				[0x900000, 64 * MIB - 0x900000, 1],
+				[0x800000, 0x800000, 2],
+				[0x1000000, 64 * MIB - 0x1000000, 1],
 				[0xffc00000, 0x400000, 2],
 			],
 		});
@@ -295,7 +295,7 @@ describe('firmware in an SEV guest', () => {
 		const bad = new Uint8Array(20 * 10).fill(0xff);
 		const machine = booted({ files: { 'etc/e820': bad } });
 		expect(parametersOf(machine).e820).toEqual([
-			[0x800000, 0x100000, 2],
+			[0x800000, 0x800000, 2],
 			[0xffc00000, 0x400000, 2],
 		]);
 	});

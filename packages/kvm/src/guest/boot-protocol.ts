@@ -7,7 +7,7 @@ import { bytes, guidToBytes, layout, u32, u64 } from '@cvm/layout';
 export const MemoryMap = {
 	/** MEMFD: memory that the firmware owns for good. It is not RAM in the E820 list that the kernel gets. */
 	firmware: 0x800000,
-	firmwareEnd: 0x900000,
+	firmwareEnd: 0x1000000,
 	secPageTables: 0x800000,
 	/** Two pages; the first is shared with the host. */
 	ghcb: 0x809000,
@@ -23,6 +23,14 @@ export const MemoryMap = {
 	/** SEV-ES: shared GHCB pages in which the firmware's vCPUs wait, one per vCPU. */
 	apGhcb: 0x860000,
 	apGhcbEnd: 0x880000,
+	/**
+	 * The migration helper's gate: a private u32. While it is not 0 the guest's vCPUs must rest, since the guest is leaving or was
+	 * given up. It does not migrate: each machine has its own.
+	 */
+	helperGate: 0x8bf000,
+	/** The guest's own record of what it shares, for its migration helper: a bit per frame from 0 on, 1 = shared. Private. */
+	helperSharedMap: 0x8c0000,
+	helperSharedMapBytes: 0x10000,
 	/** Where a kernel goes that is started by kexec, unless it is told another place. */
 	kexecKernel: 0x200000,
 	/** Where firmware puts the kernel: from here on, the places of {@link KernelOffset}. */
@@ -79,7 +87,11 @@ export const MAX_CPUS = 32;
 export const BOOT_MAGIC = 0x31544f4f424d5643n;
 
 /** `BootParams.flags`. */
-export const BootFlag = { efi: 1 } as const;
+export const BootFlag = {
+	efi: 1,
+	/** There is a migration helper: the kernel keeps `MemoryMap.helperSharedMap` and obeys `MemoryMap.helperGate`. */
+	helper: 2,
+} as const;
 
 /** E820 types (ACPI 6.5 §15). */
 export const E820Type = { ram: 1, reserved: 2, acpi: 3, nvs: 4 } as const;
@@ -162,6 +174,8 @@ export interface BootParams {
 	readonly stepLimit: bigint;
 	readonly cpus: number;
 	readonly efi: boolean;
+	/** Default false. */
+	readonly helper?: boolean;
 	/** ASCII, at most 32 characters. */
 	readonly workload: string;
 	/** 0 without EFI, and where EFI offers no runtime services. */
@@ -189,7 +203,7 @@ export function encodeBootParams(p: BootParams): Uint8Array {
 		seed: p.seed,
 		stepLimit: p.stepLimit,
 		cpus: p.cpus,
-		flags: p.efi ? BootFlag.efi : 0,
+		flags: (p.efi ? BootFlag.efi : 0) | (p.helper ? BootFlag.helper : 0),
 		workload,
 		getVariable: BigInt(p.getVariable),
 		e820Count: p.e820.length,

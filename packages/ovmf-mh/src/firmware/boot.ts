@@ -93,7 +93,8 @@ const blocks = {
 		return cpu.jump('fw.boot.leave');
 	},
 	'fw.boot.leave': (cpu) => {
-		const { scratch, scratchEnd, workArea } = FirmwareMemory;
+		const { scratch, scratchEnd, stack, stackTop, workArea } = FirmwareMemory;
+		cpu.fill(stack, stackTop - stack, 0);
 		cpu.fill(scratch, scratchEnd - scratch, 0);
 		cpu.fill(workArea, 0x1000, 0);
 		for (const name of REGISTERS) cpu.setReg(name, 0n);

@@ -14,14 +14,15 @@ export const FirmwareMemory = {
 	idt: 0x808000,
 	/** {@link WorkArea}. */
 	workArea: 0x80b000,
-	/** Everything from here to `scratchEnd` is cleared before the kernel starts. */
-	scratch: 0x810000,
+	stack: 0x810000,
 	stackTop: 0x820000,
+	/** Cleared before the kernel starts, up to `scratchEnd`, as the stack is. */
+	scratch: 0x880000,
 	/** One directory entry of fw_cfg. */
-	directoryEntry: 0x820000,
+	directoryEntry: 0x880000,
 	/** Contents of the fw_cfg files, {@link FILE_BYTES} each. */
-	files: 0x821000,
-	scratchEnd: 0x840000,
+	files: 0x881000,
+	scratchEnd: 0x8a0000,
 } as const;
 
 /** Room for one fw_cfg file; a larger one is treated as absent. */

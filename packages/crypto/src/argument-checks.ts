@@ -33,6 +33,19 @@ export function requireInPlaceOrDisjoint(src: Uint8Array, out: Uint8Array): void
 	}
 }
 
+/** @throws CryptoError unless the arguments of a GCM call that writes into `out` suit each other */
+export function requireGcmInto(
+	key: Uint8Array,
+	iv: Uint8Array,
+	src: Uint8Array,
+	tag: Uint8Array,
+	out: Uint8Array,
+): void {
+	requireGcmKeyAndIv(key, iv);
+	if (tag.length !== BLOCK) throw new CryptoError('length', 'GCM tag', `${BLOCK} bytes`, `${tag.length}`);
+	requireInPlaceOrDisjoint(src, out);
+}
+
 /** @throws CryptoError unless `src` is whole blocks and `out` suits it */
 export function requireBlocks(src: Uint8Array, out: Uint8Array): void {
 	if (src.length % BLOCK !== 0) {

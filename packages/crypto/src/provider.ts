@@ -67,6 +67,31 @@ export interface CryptoProvider {
 	gcmSeal(key: Uint8Array, iv: Uint8Array, aad: Uint8Array, plaintext: Uint8Array): Uint8Array;
 	/** Opens what `gcmSeal` made; `undefined` if the tag does not match. */
 	gcmOpen(key: Uint8Array, iv: Uint8Array, aad: Uint8Array, sealed: Uint8Array): Uint8Array | undefined;
+	/**
+	 * As `gcmSeal`, but the ciphertext goes to `out`, which is as long as `plaintext` and either the same bytes or disjoint from them,
+	 * and the 16-byte tag to `tag`. `out` is written only. @throws CryptoError for lengths, and for a shifted overlap
+	 */
+	gcmSealInto(
+		key: Uint8Array,
+		iv: Uint8Array,
+		aad: Uint8Array,
+		plaintext: Uint8Array,
+		out: Uint8Array,
+		tag: Uint8Array,
+	): void;
+	/**
+	 * Opens what `gcmSealInto` made into `out`, under the same conditions. False if the tag does not match: then `out` is zeros.
+	 * Until the call returns `out` holds unproven plaintext, so it must not be memory that others see.
+	 * @throws CryptoError for lengths, and for a shifted overlap
+	 */
+	gcmOpenInto(
+		key: Uint8Array,
+		iv: Uint8Array,
+		aad: Uint8Array,
+		ciphertext: Uint8Array,
+		tag: Uint8Array,
+		out: Uint8Array,
+	): boolean;
 	readonly p384: P384;
 	readonly rsaPss: RsaPss;
 }

@@ -1,9 +1,10 @@
 import { gcm } from '@noble/ciphers/aes.js';
 import { hmac } from '@noble/hashes/hmac.js';
 import { sha256, sha384 } from '@noble/hashes/sha2.js';
-import { BLOCK, finishedHash, requireGcmKeyAndIv } from '../argument-checks.js';
+import { BLOCK, finishedHash, requireGcmInto, requireGcmKeyAndIv } from '../argument-checks.js';
 import type { CryptoProvider, HashName } from '../provider.js';
 import { rsaPssSigner, rsaPssVerifier } from '../rsa-pss.js';
+import { wipe } from '../secrets.js';
 import { nobleBlockCipher } from './block-cipher.js';
 import { nobleP384 } from './p384.js';
 
@@ -52,6 +53,27 @@ export const nobleProvider: CryptoProvider = {
 		} catch {
 			// The arguments were checked above, so only the tag is left to be wrong.
 			return undefined;
+		}
+	},
+	gcmSealInto(key, iv, aad, plaintext, out, tag) {
+		requireGcmInto(key, iv, plaintext, tag, out);
+		const sealed = gcm(key, iv, aad).encrypt(plaintext);
+		out.set(sealed.subarray(0, plaintext.length));
+		tag.set(sealed.subarray(plaintext.length));
+	},
+	gcmOpenInto(key, iv, aad, ciphertext, tag, out) {
+		requireGcmInto(key, iv, ciphertext, tag, out);
+		const sealed = new Uint8Array(ciphertext.length + BLOCK);
+		sealed.set(ciphertext);
+		sealed.set(tag, ciphertext.length);
+		try {
+			const plaintext = gcm(key, iv, aad).decrypt(sealed);
+			out.set(plaintext);
+			wipe(plaintext);
+			return true;
+		} catch {
+			wipe(out);
+			return false;
 		}
 	},
 	p384: nobleP384,

@@ -19,7 +19,7 @@ let isHeapSettled = false;
  * Its threshold for that rises to twice the largest block of pages that was ever freed: so one is, never touched, which
  * costs no memory (mallopt(3), M_TRIM_THRESHOLD and M_MMAP_THRESHOLD). Elsewhere this does nothing.
  */
-function settleHeap(): void {
+export function settleHeap(): void {
 	if (isHeapSettled) return;
 	isHeapSettled = true;
 	Buffer.allocUnsafeSlow(LARGE);

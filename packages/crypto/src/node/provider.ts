@@ -7,11 +7,11 @@ import {
 	type Hash,
 	verify,
 } from 'node:crypto';
-import { BLOCK, finishedHash, requireGcmKeyAndIv } from '../argument-checks.js';
+import { BLOCK, finishedHash, requireGcmInto, requireGcmKeyAndIv } from '../argument-checks.js';
 import type { CryptoProvider, HashName, RsaPss } from '../provider.js';
 import { rsaNumbers, rsaPssSigner } from '../rsa-pss.js';
 import { wipe } from '../secrets.js';
-import { nodeBlockCipher } from './block-cipher.js';
+import { nodeBlockCipher, settleHeap } from './block-cipher.js';
 import { nodeHmacSha256 } from './hmac.js';
 import { nodeP384 } from './p384.js';
 
@@ -98,6 +98,28 @@ export const nodeProvider: CryptoProvider = {
 			return undefined;
 		}
 		return out;
+	},
+	gcmSealInto(key, iv, aad, plaintext, out, tag) {
+		requireGcmInto(key, iv, plaintext, tag, out);
+		settleHeap();
+		const cipher = createCipheriv(gcmName(key), key, iv).setAAD(aad);
+		feed(cipher, plaintext, out);
+		cipher.final();
+		tag.set(cipher.getAuthTag());
+	},
+	gcmOpenInto(key, iv, aad, ciphertext, tag, out) {
+		requireGcmInto(key, iv, ciphertext, tag, out);
+		settleHeap();
+		const decipher = createDecipheriv(gcmName(key), key, iv, { authTagLength: BLOCK }).setAAD(aad);
+		decipher.setAuthTag(tag);
+		feed(decipher, ciphertext, out);
+		try {
+			decipher.final();
+			return true;
+		} catch {
+			wipe(out);
+			return false;
+		}
 	},
 	p384: nodeP384,
 	rsaPss: { sign: rsaPssSigner(digest), verify: verifyPss },

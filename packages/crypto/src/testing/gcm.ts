@@ -98,6 +98,57 @@ export function gcmSuite(provider: CryptoProvider, { describe, it, expect }: Tes
 			expect(open(key, iv, aad, inSharedMemory(sealed))).toBe(hex(plaintext));
 		});
 
+		it('seals into a given buffer and opens out of one, in place too, with the same bytes', () => {
+			const [key, iv, aad] = [unhex(KEY + KEY), unhex(IV), unhex(AAD)];
+			for (const length of [0, 1, 20, 4096, 131072 + 5, 2 * 131072]) {
+				const plaintext = pattern(length);
+				const sealed = provider.gcmSeal(key, iv, aad, plaintext);
+				const around = new Uint8Array(length + 32).fill(0xa5);
+				const [out, tag] = [around.subarray(16, 16 + length), new Uint8Array(16)];
+				provider.gcmSealInto(key, iv, aad, plaintext, out, tag);
+				expect(hex(out) + hex(tag)).toBe(hex(sealed));
+				expect(hex(plaintext)).toBe(hex(pattern(length)));
+				expect(provider.gcmOpenInto(key, iv, aad, out, tag, out)).toBe(true);
+				expect(hex(out)).toBe(hex(plaintext));
+				provider.gcmSealInto(key, iv, aad, out, out, tag);
+				expect(hex(out) + hex(tag)).toBe(hex(sealed));
+				const opened = inSharedMemory(new Uint8Array(length));
+				expect(provider.gcmOpenInto(key, iv, aad, inSharedMemory(out), inSharedMemory(tag), opened)).toBe(true);
+				expect(hex(opened)).toBe(hex(plaintext));
+				expect(hex(around.subarray(0, 16)) + hex(around.subarray(16 + length))).toBe('a5'.repeat(32));
+			}
+		});
+
+		it('opens nothing into the buffer if a bit was turned: it is zeros then', () => {
+			const [key, iv, aad] = [unhex(KEY), unhex(IV), unhex(AAD)];
+			const [ciphertext, tag] = [new Uint8Array(40), new Uint8Array(16)];
+			provider.gcmSealInto(key, iv, aad, pattern(40), ciphertext, tag);
+			const refused = (a: Uint8Array, c: Uint8Array, t: Uint8Array): void => {
+				const out = new Uint8Array(40).fill(0xff);
+				expect(provider.gcmOpenInto(key, iv, a, c, t, out)).toBe(false);
+				expect(hex(out)).toBe('00'.repeat(40));
+			};
+			for (let bit = 0; bit < 320; bit += 7) refused(aad, flipped(ciphertext, bit), tag);
+			for (let bit = 0; bit < 128; bit++) refused(aad, ciphertext, flipped(tag, bit));
+			refused(flipped(aad, 3), ciphertext, tag);
+		});
+
+		it('refuses buffers of other lengths and shifted overlaps', () => {
+			const [key, iv, aad] = [unhex(KEY), unhex(IV), unhex(AAD)];
+			const room = new Uint8Array(64);
+			const [data, tag] = [room.subarray(0, 32), new Uint8Array(16)];
+			for (const work of [
+				(d: Uint8Array, out: Uint8Array, t: Uint8Array) => provider.gcmSealInto(key, iv, aad, d, out, t),
+				(d: Uint8Array, out: Uint8Array, t: Uint8Array) => provider.gcmOpenInto(key, iv, aad, d, t, out),
+			]) {
+				expect(codeOf(() => work(data, new Uint8Array(31), tag))).toBe('length');
+				expect(codeOf(() => work(data, new Uint8Array(33), tag))).toBe('length');
+				expect(codeOf(() => work(data, new Uint8Array(32), tag.subarray(1)))).toBe('length');
+				expect(codeOf(() => work(data, new Uint8Array(32), new Uint8Array(17)))).toBe('length');
+				expect(codeOf(() => work(data, room.subarray(8, 40), tag))).toBe('overlap');
+			}
+		});
+
 		it('refuses other lengths of key and IV, whether sealing or opening', () => {
 			const nothing = new Uint8Array();
 			for (const [keyLength, ivLength] of [
@@ -111,6 +162,9 @@ export function gcmSuite(provider: CryptoProvider, { describe, it, expect }: Tes
 				const [key, iv] = [new Uint8Array(keyLength), new Uint8Array(ivLength)];
 				expect(codeOf(() => provider.gcmSeal(key, iv, nothing, nothing))).toBe('length');
 				expect(codeOf(() => provider.gcmOpen(key, iv, nothing, new Uint8Array(16)))).toBe('length');
+				const tag = new Uint8Array(16);
+				expect(codeOf(() => provider.gcmSealInto(key, iv, nothing, nothing, nothing, tag))).toBe('length');
+				expect(codeOf(() => provider.gcmOpenInto(key, iv, nothing, nothing, tag, nothing))).toBe('length');
 			}
 		});
 	});

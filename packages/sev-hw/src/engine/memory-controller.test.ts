@@ -46,6 +46,22 @@ describe('a memory controller', () => {
 	);
 
 	it.prop([
+		fc.integer({ min: 0, max: 64 }),
+		fc.integer({ min: 0, max: 9 }),
+		fc.uint8Array({ minLength: 9, maxLength: 9 }),
+	])('stores and loads raw DRAM as it is, words too', (at, n, data) => {
+		const { memory, dram } = setUp();
+		dram.fill(0xee, 0, 128);
+		memory.write(0, at, data.subarray(0, n));
+		const expected = new Uint8Array(128).fill(0xee);
+		expected.set(data.subarray(0, n), at);
+		expect(dram.slice(0, 128)).toEqual(expected);
+		const out = new Uint8Array(n);
+		memory.read(0, at, out);
+		expect(out).toEqual(data.subarray(0, n));
+	});
+
+	it.prop([
 		fc.integer({ min: 0, max: 0xfff }),
 		fc.integer({ min: 0, max: 0xfff }),
 		fc.uint8Array({ minLength: 16, maxLength: 16 }),

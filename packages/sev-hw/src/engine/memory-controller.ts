@@ -3,13 +3,16 @@ import { openEngine } from './engine.js';
 import type { SiliconHandle } from './silicon-state.js';
 
 const BLOCK = 16;
+/** What a processor stores to DRAM in one piece, and in order. */
+const WORD = 4;
 /** Most that is decrypted in one go: large enough for bulk AES to reach its speed, small enough for the caches. */
 const PIECE = 0x10000;
 
 /** DRAM as one core sees it through the memory-encryption engine. Not re-entrant; each thread opens its own. */
 export interface MemoryController {
 	/**
-	 * Reads `out.length` bytes at any address under the key of an ASID; ASID 0 has no key and reads raw DRAM.
+	 * Reads `out.length` bytes at any address under the key of an ASID; ASID 0 has no key and reads raw DRAM. There an aligned
+	 * word of 4 bytes is one atomic access, on either side: whoever polls one with `Atomics` finds what was written before it.
 	 * Every 16-byte block is read whole, with respect to writes through any controller of the machine.
 	 *
 	 * @throws SiliconError `range`, `asid` or `key`
@@ -30,6 +33,7 @@ export interface MemoryController {
 export function openMemoryController(handle: SiliconHandle, provider: CryptoProvider): MemoryController {
 	const engine = openEngine(handle, provider);
 	const { dram, scratch } = engine;
+	const words = new Int32Array(dram.buffer, dram.byteOffset, dram.length / WORD);
 	const spas = [0];
 	const lengths = [0];
 
@@ -39,6 +43,14 @@ export function openMemoryController(handle: SiliconHandle, provider: CryptoProv
 		read: (asid, spa, out) => {
 			engine.checkRange(spa, out.length);
 			if (asid === 0) {
+				if (out.length === WORD && spa % WORD === 0) {
+					const word = Atomics.load(words, spa / WORD);
+					out[0] = word;
+					out[1] = word >> 8;
+					out[2] = word >> 16;
+					out[3] = word >> 24;
+					return;
+				}
 				out.set(dram.subarray(spa, spa + out.length));
 				return;
 			}
@@ -62,6 +74,11 @@ export function openMemoryController(handle: SiliconHandle, provider: CryptoProv
 		write: (asid, spa, data) => {
 			engine.checkRange(spa, data.length);
 			if (asid === 0) {
+				if (data.length === WORD && spa % WORD === 0) {
+					const high = ((data[3] ?? 0) << 24) | ((data[2] ?? 0) << 16);
+					Atomics.store(words, spa / WORD, high | ((data[1] ?? 0) << 8) | (data[0] ?? 0));
+					return;
+				}
 				dram.set(data, spa);
 				return;
 			}

@@ -20,6 +20,7 @@ const any: fc.Arbitrary<DecodedCommand> = fc.oneof(
 		.map(([name, ranges]): DecodedCommand => ({ command: 6, block: name, ranges })),
 	u32.map((length): DecodedCommand => ({ command: 7, length })),
 	block.map((name): DecodedCommand => ({ command: 10, block: name })),
+	fc.uint8Array({ maxLength: 300 }).map((message): DecodedCommand => ({ command: 0x4357, message })),
 );
 
 describe('commands', () => {
@@ -27,7 +28,7 @@ describe('commands', () => {
 		expect(decodeCommand(decoded.command, encodeCommand(decoded))).toEqual(decoded);
 	});
 
-	test.prop([fc.constantFrom(1, 2, 3, 6, 7, 10), fc.uint8Array({ maxLength: 60 })])(
+	test.prop([fc.constantFrom(1, 2, 3, 6, 7, 10, 0x4357), fc.uint8Array({ maxLength: 60 })])(
 		'are encoded to what was decoded, if it was of their form',
 		(command, data) => {
 			const decoded = decodeCommand(command, data);
@@ -63,9 +64,12 @@ describe('commands', () => {
 			[7, 5],
 			[10, 1],
 			[12, 0],
+			[0x4357, 60_001],
 		] as const) {
 			expect(decodeCommand(command, new Uint8Array(length)), `${command} of ${length}`).toBeUndefined();
 		}
+		const long = { command: 0x4357, message: new Uint8Array(60_001) } as const;
+		expect(() => encodeCommand(long)).toThrow('helper message: expected at most 60000 bytes');
 		expect(() => encodeCommand({ command: 10, block: 'x'.repeat(256) })).toThrow('name: expected at most 255 bytes');
 		const ranges = Array.from({ length: 4096 }, () => ({ start: 0n, length: 0n }));
 		expect(() => encodeCommand({ command: 6, block: 'a', ranges })).toThrow('discard: expected at most 65535 bytes');

@@ -1,4 +1,4 @@
-import { Command } from './abi/stream.js';
+import { Command, MAX_HELPER_MESSAGE } from './abi/stream.js';
 import type { ByteRange } from './events.js';
 import { bytesToName, nameInto } from './latin1.js';
 
@@ -21,7 +21,9 @@ export type DecodedCommand =
 	| { readonly command: typeof Command.postcopyResume }
 	| { readonly command: typeof Command.recvBitmap; readonly block: string }
 	| { readonly command: typeof Command.switchoverStart }
-	| { readonly command: typeof Command.handoverCommit };
+	| { readonly command: typeof Command.handoverCommit }
+	/** At most {@link MAX_HELPER_MESSAGE} bytes, a view of the data. */
+	| { readonly command: typeof Command.helperMessage; readonly message: Uint8Array };
 
 /** Most ranges QEMU puts into one POSTCOPY_RAM_DISCARD. QEMU 7.2 migration/postcopy-ram.c `MAX_DISCARDS_PER_COMMAND`. */
 export const MAX_DISCARDS_PER_COMMAND = 12;
@@ -38,6 +40,8 @@ export function decodeCommand(command: number, data: Uint8Array): DecodedCommand
 		case Command.switchoverStart:
 		case Command.handoverCommit:
 			return data.length === 0 ? { command } : undefined;
+		case Command.helperMessage:
+			return data.length <= MAX_HELPER_MESSAGE ? { command, message: data } : undefined;
 		case Command.ping:
 			return data.length === 4 ? { command, value: view.getUint32(0) } : undefined;
 		case Command.packaged:
@@ -63,7 +67,7 @@ export function decodeCommand(command: number, data: Uint8Array): DecodedCommand
 	}
 }
 
-/** The data of a command. @throws RangeError if a name or a list of ranges does not fit */
+/** The data of a command. @throws RangeError if a name, a list of ranges or a message does not fit */
 export function encodeCommand(decoded: DecodedCommand): Uint8Array {
 	switch (decoded.command) {
 		case Command.ping:
@@ -79,6 +83,8 @@ export function encodeCommand(decoded: DecodedCommand): Uint8Array {
 			view.setBigUint64(8, targetPageSize);
 			return out;
 		}
+		case Command.helperMessage:
+			return checkedMessage(decoded.message);
 		case Command.recvBitmap:
 			return named(decoded.block, 0, 0);
 		case Command.postcopyRamDiscard:
@@ -86,6 +92,12 @@ export function encodeCommand(decoded: DecodedCommand): Uint8Array {
 		default:
 			return new Uint8Array(0);
 	}
+}
+
+/** The message itself, uncopied. @throws RangeError if it is longer than {@link MAX_HELPER_MESSAGE} */
+export function checkedMessage(message: Uint8Array): Uint8Array {
+	if (message.length <= MAX_HELPER_MESSAGE) return message;
+	throw new RangeError(`helper message: expected at most ${MAX_HELPER_MESSAGE} bytes, got ${message.length}`);
 }
 
 /** u8 0, cstr8 name, u8 0, and per range be64 start, be64 length. */

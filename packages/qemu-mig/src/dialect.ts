@@ -37,6 +37,10 @@ export interface DialectRules {
 	readonly switchoverStart?: true;
 }
 
+/** Whether pages may be those of an in-guest helper. */
+export const hasHelper = ({ flag200, helperPages }: DialectRules): boolean =>
+	flag200 === 'helper-page' || helperPages === true;
+
 const plainFlags = RamFlag.zero | RamFlag.page | RamFlag.xbzrle | RamFlag.compressPage;
 const withEncrypted = plainFlags | RamFlag.encryptedData;
 

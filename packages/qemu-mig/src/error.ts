@@ -9,6 +9,7 @@ import { oneLine } from './latin1.js';
  * - `too-large`: a length exceeds its cap; nothing was allocated for it
  * - `unsupported`: legal in QEMU, not handled by this reader
  * - `device`, `page`: the receiver of a device section or page refused it; see `cause`
+ * - `helper`: the in-guest helper refused a message; see `cause`
  * - `finish`: everything arrived, but the guest could not be started
  * - `incomplete`: a hand-over stream ended its part without all that a target needs
  * - `closed`: the reader was used after it ended or failed
@@ -31,6 +32,7 @@ export type StreamErrorCode =
 	| 'unsupported'
 	| 'device'
 	| 'page'
+	| 'helper'
 	| 'finish'
 	| 'incomplete'
 	| 'closed';

@@ -26,6 +26,7 @@ export {
 	HANDOVER_CAPABILITY,
 	IGNORE_SHARED_CAPABILITY,
 	MAPPED_RAM_CAPABILITY,
+	MAX_HELPER_MESSAGE,
 	RamFlag,
 	RegionListWord,
 	SectionType,
@@ -159,10 +160,14 @@ export { createLoader } from './load/loader.js';
 export type { LoaderChannel, MultifdInputsOptions } from './load/multifd.js';
 export type { Loader, LoaderOptions, LoadOutcome, LoadPart, LoadProgress, LoadStatus } from './load/options.js';
 export { LOAD_PARTS } from './load/options.js';
+export type { PagePlace, PageRoute, Quirk, RoutedPage, RouteRules } from './page-route.js';
+export { routePage, skipsHelperPage } from './page-route.js';
 export type {
 	ByteSink,
 	Clock,
 	DeviceSection,
+	EmitHelperPage,
+	HelperPeer,
 	PageHelper,
 	PageHelperTarget,
 	PageOpener,

@@ -43,10 +43,58 @@ export interface PageSealer {
 	sharedRegions(): readonly SharedRegion[];
 }
 
-/** The helper inside the guest which encrypts and decrypts its pages: dialects `mh-v1` and `mh-v2`. */
+/**
+ * Takes one record for the stream: at most 1024 bytes of header, whatever the helper needs, and 4096 of page; both are valid
+ * during the call. Block and page name the place it goes by, and may be those of an earlier call of `seal`.
+ */
+export type EmitHelperPage = (block: number, page: number, header: Uint8Array, bytes: Uint8Array) => void;
+
+/** The helper at the other end, through both hosts. Messages arrive whole and in order; nothing here looks into them. */
+export interface HelperPeer {
+	/** At most 60,000 bytes, copied; only inside a hook. @throws RangeError; the reason, once the migration has ended */
+	send(message: Uint8Array): void;
+	/** The next message, the caller's to keep. Rejects once the connection or the migration has ended; one call at a time. */
+	receive(): Promise<Uint8Array>;
+}
+
+/**
+ * The helper inside the guest which encrypts and decrypts its pages: dialects `mh-v1` and `mh-v2`. One that has `open` holds a
+ * session with the target's helper: it needs the hand-over, and excludes postcopy and multifd. Any other works in every mode,
+ * without messages.
+ *
+ * The hooks are called in the order in which they stand here. What one throws fails the migration. One that waits for `receive`
+ * must settle when that rejects: the engine waits for it before it does anything else.
+ */
 export interface PageHelper {
-	/** At most 1024 bytes of header, whatever the helper needs, and 4096 of page; valid until the next call. */
-	seal(block: number, page: number): { readonly header: Uint8Array; readonly page: Uint8Array };
+	/** Most pages asked for at once; more than 64 is for several helpers. Default 1. */
+	readonly batchPages?: number;
+	/**
+	 * Asks for the pages of a block with the numbers `pages[0..count)`, valid during the call, and emits what is ready, be it of
+	 * this call or of earlier ones.
+	 */
+	seal(block: number, pages: Uint32Array, count: number, emit: EmitHelperPage): void;
+	/** Emits all that was asked for and is not emitted yet. */
+	flush?(emit: EmitHelperPage): void;
+	/** The return path is open and no page asked for yet: agrees on a session with the target's helper. */
+	open?(peer: HelperPeer): Promise<void>;
+	/** The dirty log was read again: each time but the first. All that was asked for before has been emitted. */
+	epoch?(peer: HelperPeer): void;
+	/** The VM is stopped and the last epoch has begun; its pages follow. */
+	freeze?(): void;
+	/** The last page is sent, no device is: shows the target's helper what it must have, and awaits its word that it has. */
+	prove?(peer: HelperPeer): Promise<void>;
+	/**
+	 * The target has everything, and the host has committed (`PrecopyOptions.commit`). What is sent here gives the guest up: from
+	 * then on the source must not run it. A rejection before leaves it with the source.
+	 */
+	commit?(peer: HelperPeer): Promise<void>;
+	/**
+	 * The stream's own commit is sent: awaits the word of the target's helper that the guest is its. A rejection with an error
+	 * whose `name` is `HelperRevived` says that it has proved the opposite, and gives the guest back to the source.
+	 */
+	conclude?(peer: HelperPeer): Promise<void>;
+	/** Once, when the migration has failed or was cancelled and the guest is still the source's. Must not throw. */
+	failed?(): void;
 }
 
 /** Guest memory as the sending engine sees it. Blocks are indices into `blocks`, pages are 4096 bytes. */
@@ -56,6 +104,8 @@ export interface PageSource {
 	stopDirtyLog(): void;
 	/** ORs the pages dirtied since the last call into `into` (bit i of word i>>5). */
 	syncDirty(block: number, into: Uint32Array): void;
+	/** Asked right before each send of the page: whether it stays here, as a helper's own memory does. Default: none does. */
+	omits?(block: number, page: number): boolean;
 	/** Asked right before each send of the page. */
 	isPrivate(block: number, page: number): boolean;
 	/** 4096 bytes, valid until the next call. */
@@ -81,8 +131,19 @@ export interface PageOpener {
 
 /** The counterpart of {@link PageHelper}. */
 export interface PageHelperTarget {
-	/** Both arrays are valid during the call. @throws whatever made it fail; the load fails then */
+	/** One record, to be opened now or at the next `flush`; the arrays are valid during the call. @throws what fails the load */
 	open(block: number, page: number, header: Uint8Array, bytes: Uint8Array): void;
+	/** Opens what was gathered: at the end of each section, and before a message. @throws what fails the load */
+	flush?(): void;
+	/**
+	 * A message of the source's helper, valid during the call. A helper without this takes none, and no stream that has any.
+	 *
+	 * @param reply sends one of at most 60,000 bytes back. @throws RangeError if there are more
+	 * @throws what fails the load
+	 */
+	message?(data: Uint8Array, reply: (message: Uint8Array) => void): void;
+	/** Once, when the load has failed before the guest ran; `reply` may still reach the source. Must not throw. */
+	failed?(reply: (message: Uint8Array) => void): void;
 }
 
 /** Guest memory as the loader sees it. */

@@ -120,7 +120,7 @@ const ramSection = (dialect: Dialect): fc.Arbitrary<Step> =>
 
 const range = fc.tuple(wide, wide).map(([start, length]) => ({ start, length }));
 const commandStep: fc.Arbitrary<Step> = fc.oneof(
-	fc.tuple(fc.constantFrom(1, 2, 4, 5, 8, 9, 10, 11), bytes(20)).map(
+	fc.tuple(fc.constantFrom(1, 2, 4, 5, 8, 9, 10, 11, Command.helperMessage), bytes(20)).map(
 		([command, data]): Step =>
 			(w) =>
 				w.command(command, data),

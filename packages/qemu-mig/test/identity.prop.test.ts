@@ -60,7 +60,7 @@ const ramSection = (encrypted: boolean): fc.Arbitrary<Step> =>
 		});
 
 const commandStep: fc.Arbitrary<Step> = fc
-	.tuple(fc.constantFrom(1, 2, 3, 8, 10, 0x4356), fc.uint8Array({ maxLength: 20 }))
+	.tuple(fc.constantFrom(1, 2, 3, 8, 10, 0x4356, 0x4357), fc.uint8Array({ maxLength: 20 }))
 	.map(
 		([command, data]) =>
 			(writer) =>

@@ -1,5 +1,6 @@
 import { PAGE_SIZE, toHex } from '@cvm/layout';
 import { describe, expect, it } from 'vitest';
+import type { PageHelper } from '../src/index.js';
 import { createLoader, StreamReader } from '../src/index.js';
 import { createCollectingSink, createFakeSource, createFakeTarget } from '../src/testing.js';
 import { fillMemory, prepare, sameMemory, TWO_BLOCKS } from './migration.js';
@@ -175,6 +176,27 @@ describe('postcopy', () => {
 		expect(sameMemory(target.memory, expected)).toBe(true);
 		expect(target.helper.opened).toBe(source.helper?.sealed);
 		expect(target.helper.opened).toBeGreaterThanOrEqual(133);
+	});
+
+	it('works for a helper that gives its pages late', async () => {
+		const writes = [80, 81, 99].map((page) => ({ block: 0, page, byte: page }));
+		const { run, target, expected, source } = postcopy({ helper: true, writes, turns: 2 });
+		const helper: (PageHelper & { sealed: number }) | undefined = source.helper;
+		const late: (() => void)[] = [];
+		const seal = helper?.seal.bind(helper);
+		if (helper === undefined || seal === undefined) throw new Error('expected a helper');
+		helper.seal = (block, pages, count, emit) => {
+			const asked = pages.slice(0, count);
+			late.push(() => seal(block, asked, count, emit));
+			while (late.length > 10) late.shift()?.();
+		};
+		helper.flush = () => {
+			for (const emit of late.splice(0)) emit();
+		};
+		expect(await run()).toEqual({ status: 'completed' });
+		expect(sameMemory(target.memory, expected)).toBe(true);
+		expect(target.helper.opened).toBe(helper.sealed);
+		expect(helper.sealed).toBeGreaterThanOrEqual(133);
 	});
 
 	it('fails for good when the guest cannot start on the target', async () => {

@@ -63,6 +63,7 @@ function summary({ name, found, survey, bytes, capabilities, channels }: Inspect
 			rows.push([printable(subsection.replace('configuration/', '')), Buffer.from(data).toString('hex')]);
 		}
 	}
+	if (survey.helper.line !== undefined) rows.push(['helper', survey.helper.line]);
 	for (const { path, what, channel, compression, packets, pages: sent } of channels) {
 		const detail =
 			what === 'multifd' ? ` ${channel}, compression ${compression ?? 'none'}, ${plural(packets, 'packet')}` : '';

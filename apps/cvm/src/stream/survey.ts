@@ -8,8 +8,9 @@ import type {
 	StreamEnd,
 	StreamHandler,
 } from '@cvm/qemu-mig';
-import { COMMAND_RULES, decodeCommand, inflatePage, SectionType } from '@cvm/qemu-mig';
+import { COMMAND_RULES, Command, decodeCommand, inflatePage, SectionType } from '@cvm/qemu-mig';
 import { bitsOfEntropy } from './entropy.js';
+import { HelperRecords, messageText } from './helper-records.js';
 import { KIND, PageTable } from './pages.js';
 
 /** Bodies that are kept until the description comes, in bytes. */
@@ -47,6 +48,7 @@ export interface SurveyOptions {
 /** Takes down what a stream holds, while it is read. */
 export class Survey {
 	readonly pages: PageTable;
+	readonly helper = new HelperRecords();
 	readonly devices: DeviceFound[] = [];
 	readonly steps: Step[] = [];
 	configuration: { readonly value: Configuration; readonly offset: number } | undefined;
@@ -97,7 +99,8 @@ export class Survey {
 				pages.note(block, address, KIND.encrypted, at.offset);
 				if (this.#entropy) pages.entropy(block, address, bitsOfEntropy(payload));
 			},
-			migrationHelperPage: (block, address, _header, page, at) => {
+			migrationHelperPage: (block, address, header, page, at) => {
+				this.helper.page(header);
 				pages.note(block, address, KIND.helper, at.offset);
 				if (this.#entropy) pages.entropy(block, address, bitsOfEntropy(page));
 			},
@@ -210,6 +213,7 @@ export class Survey {
 		const decoded = decodeCommand(command, data);
 		const name = COMMAND_RULES.get(command)?.name ?? `command 0x${command.toString(16)}`;
 		if (name === 'POSTCOPY_LISTEN') this.postcopy = true;
+		if (command === Command.helperMessage) this.helper.message();
 		const detail = decoded === undefined ? `${data.length} bytes` : detailOf(decoded);
 		this.#step('command', at, detail === '' ? name : `${name} ${detail}`);
 	}
@@ -225,6 +229,7 @@ const SECTION_NAMES: Readonly<Record<SectionInfo['type'], string>> = {
 /** What a command carries, in a few words. */
 function detailOf(decoded: DecodedCommand): string {
 	if ('value' in decoded) return `${decoded.value}`;
+	if ('message' in decoded) return messageText(decoded.message);
 	if ('length' in decoded) return `${decoded.length} bytes`;
 	if ('ranges' in decoded) return `${decoded.block}, ${decoded.ranges.length} ranges`;
 	if ('block' in decoded) return decoded.block;

@@ -28,8 +28,8 @@ export type BodyType =
 	| typeof SectionType.full;
 
 /**
- * Values of a COMMAND element. QEMU 7.2 migration/savevm.c `enum qemu_vm_cmd`; `handoverCommit` is this project's own
- * (see {@link HANDOVER_CAPABILITY}) and lies far outside QEMU's numbering.
+ * Values of a COMMAND element. QEMU 7.2 migration/savevm.c `enum qemu_vm_cmd`; `handoverCommit` and `helperMessage` are this
+ * project's own (see {@link HANDOVER_CAPABILITY}) and lie far outside QEMU's numbering.
  */
 export const Command = {
 	openReturnPath: 1,
@@ -45,6 +45,8 @@ export const Command = {
 	/** Since QEMU 10.0. */
 	switchoverStart: 11,
 	handoverCommit: 0x4356,
+	/** From the in-guest helper of the source to that of the target; only dialects that have one. */
+	helperMessage: 0x4357,
 } as const;
 export type Command = (typeof Command)[keyof typeof Command];
 
@@ -62,6 +64,7 @@ export const COMMAND_RULES: ReadonlyMap<number, { readonly name: string; readonl
 	[Command.recvBitmap, { name: 'RECV_BITMAP', length: -1 }],
 	[Command.switchoverStart, { name: 'SWITCHOVER_START', length: 0 }],
 	[Command.handoverCommit, { name: 'HANDOVER_COMMIT', length: 0 }],
+	[Command.helperMessage, { name: 'HELPER_MESSAGE', length: -1 }],
 ]);
 
 /**
@@ -115,6 +118,8 @@ export const MAX_HOST_REGIONS = 256;
 
 /** Largest header of a migration-helper page. qemu-devel "Confidential guest-assisted live migration" v2, patch 2. */
 export const MAX_HELPER_HEADER = 1024;
+/** PROJECT: most bytes of a message between two in-guest helpers, in either direction. */
+export const MAX_HELPER_MESSAGE = 60_000;
 
 /** The only version of the header after an entry of the block list. QEMU 9.0 migration/ram.c `MAPPED_RAM_HDR_VERSION`. */
 export const MAPPED_RAM_VERSION = 1;

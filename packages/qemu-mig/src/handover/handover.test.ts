@@ -37,6 +37,7 @@ describe('the return path', () => {
 		['type', '0000 0004'],
 		['type', '0005 0007'],
 		['type', '0008 0000'],
+		['type', '4357 0000'],
 		['length', '0001 0003'],
 		['length', '0007 0001'],
 	])('refuses a wrong %s from the header alone: %s', (code, hex) => {
@@ -55,6 +56,7 @@ const INPUTS: Record<string, SourceInput> = {
 	sent: { type: 'sent' },
 	committed: { type: 'committed' },
 	pong: { type: 'pong' },
+	message: { type: 'message' },
 	ack: { type: 'ack' },
 	shut0: { type: 'shut', value: 0 },
 	shut1: { type: 'shut', value: 1 },
@@ -64,10 +66,10 @@ const INPUTS: Record<string, SourceInput> = {
 
 describe('the source', () => {
 	const legal: Record<string, Record<string, string>> = {
-		streaming: { pong: 'streaming', sent: 'awaiting-ack' },
-		'awaiting-ack': { pong: 'awaiting-ack', ack: 'committing' },
-		committing: { pong: 'committing', committed: 'awaiting-shut' },
-		'awaiting-shut': { pong: 'awaiting-shut', shut0: 'completed' },
+		streaming: { pong: 'streaming', message: 'streaming', sent: 'awaiting-ack' },
+		'awaiting-ack': { pong: 'awaiting-ack', message: 'awaiting-ack', ack: 'committing' },
+		committing: { pong: 'committing', message: 'committing', committed: 'awaiting-shut' },
+		'awaiting-shut': { pong: 'awaiting-shut', message: 'awaiting-shut', shut0: 'completed' },
 	};
 	const states: SourceState[] = [
 		{ at: 'streaming' },
@@ -103,11 +105,11 @@ describe('the source', () => {
 
 describe('the target', () => {
 	const legal: Record<string, Record<string, [TargetState, string | undefined]>> = {
-		loading: { loaded: ['awaiting-commit', 'ack'] },
-		'awaiting-commit': { commit: ['finishing', undefined] },
+		loading: { loaded: ['awaiting-commit', 'ack'], message: ['loading', undefined] },
+		'awaiting-commit': { commit: ['finishing', undefined], message: ['awaiting-commit', undefined] },
 		finishing: { finished: ['running', 'shut-success'] },
 	};
-	const inputs: TargetInput[] = ['loaded', 'commit', 'finished', 'failed'];
+	const inputs: TargetInput[] = ['loaded', 'message', 'commit', 'finished', 'failed'];
 	for (const state of ['loading', 'awaiting-commit', 'finishing', 'running', 'failed'] satisfies TargetState[]) {
 		it.each(inputs)(`follows its table: ${state}, %s`, (input) => {
 			const { state: next, reply } = stepTarget(true, state, input);
@@ -119,5 +121,6 @@ describe('the target', () => {
 
 	it('does not wait for a commit without hand-over', () => {
 		expect(stepTarget(false, 'loading', 'loaded')).toEqual({ state: 'finishing' });
+		expect(stepTarget(false, 'loading', 'message').state).toBe('failed');
 	});
 });

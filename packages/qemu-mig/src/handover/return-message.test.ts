@@ -20,9 +20,12 @@ const any: fc.Arbitrary<DecodedReturn> = fc.oneof(
 		}),
 	),
 	fc.constant<DecodedReturn>({ type: 7 }),
+	fc.uint8Array({ maxLength: 300 }).map((message): DecodedReturn => ({ type: 0x4357, message })),
 );
 
-function decoded(data: Uint8Array, size: number, options: ReturnPathOptions = { bitmaps: true }): unknown[] {
+const BOTH: ReturnPathOptions = { bitmaps: true, helperMessages: true };
+
+function decoded(data: Uint8Array, size: number, options: ReturnPathOptions = BOTH): unknown[] {
 	const out: unknown[] = [];
 	const reader = new ReturnPathReader((type, payload, bitmap) => {
 		out.push(decodeReturn(type, payload.slice(), bitmap?.slice()));
@@ -67,6 +70,8 @@ describe('messages of the return path', () => {
 		['bitmap', 'a bitmap without its mark', '0005 0002 0161 0000000000000000 0123456789abcdee', { bitmaps: true }],
 		['truncated', 'a bitmap that is cut', '0005 0002 0161 0000000000000008 00', { bitmaps: true }],
 		['type', 'a bitmap that nobody asked for', '0005 0002', {}],
+		['type', 'a message of a helper that nobody expects', '4357 0001 00', { bitmaps: true }],
+		['length', 'a message of a helper above the cap', '4357 ea61', BOTH],
 	])('are refused (%s): %s', (code, _name, hex, options) => {
 		expect(thrown(() => decoded(fromHex(hex), 100, options))).toMatchObject({ name: 'ReturnPathError', code });
 	});
@@ -83,6 +88,8 @@ describe('messages of the return path', () => {
 		] as const) {
 			expect(decodeReturn(type, fromHex(hex)), `${type}: ${hex}`).toBeUndefined();
 		}
+		expect(decodeReturn(0x4357, new Uint8Array(60_001))).toBeUndefined();
+		expect(() => encodeReturn({ type: 0x4357, message: new Uint8Array(60_001) })).toThrow('at most 60000 bytes');
 		expect(() => encodeReturn({ type: 3, start: 0n, length: 0, block: 'x'.repeat(256) })).toThrow('at most 255 bytes');
 	});
 });

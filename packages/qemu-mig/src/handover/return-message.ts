@@ -1,4 +1,6 @@
 import { ReturnMessage } from '../abi/return-path.js';
+import { MAX_HELPER_MESSAGE } from '../abi/stream.js';
+import { checkedMessage } from '../command.js';
 import { bytesToName, nameInto } from '../latin1.js';
 
 /** What a message from target to source says. QEMU 7.2 migration/migration.h `enum mig_rp_message_type`. */
@@ -18,7 +20,9 @@ export type DecodedReturn =
 	| { readonly type: typeof ReturnMessage.recvBitmap; readonly block: string; readonly bitmap: Uint8Array }
 	/** 1. */
 	| { readonly type: typeof ReturnMessage.resumeAck; readonly value: number }
-	| { readonly type: typeof ReturnMessage.switchoverAck };
+	| { readonly type: typeof ReturnMessage.switchoverAck }
+	/** From the target's in-guest helper, a view of the payload. */
+	| { readonly type: typeof ReturnMessage.helperMessage; readonly message: Uint8Array };
 
 /** be64 after the bitmap of RECV_BITMAP. QEMU 7.2 migration/ram.c `RAMBLOCK_RECV_BITMAP_ENDING`. */
 export const BITMAP_ENDING = 0x0123456789abcdefn;
@@ -47,12 +51,14 @@ export function decodeReturn(type: number, data: Uint8Array, bitmap?: Uint8Array
 		}
 		case ReturnMessage.switchoverAck:
 			return data.length === 0 ? { type } : undefined;
+		case ReturnMessage.helperMessage:
+			return data.length <= MAX_HELPER_MESSAGE ? { type, message: data } : undefined;
 		default:
 			return undefined;
 	}
 }
 
-/** The bytes of a message, with what follows RECV_BITMAP. @throws RangeError if a name does not fit */
+/** The bytes of a message, with what follows RECV_BITMAP. @throws RangeError if a name or a helper's message does not fit */
 export function encodeReturn(message: DecodedReturn): Uint8Array {
 	switch (message.type) {
 		case ReturnMessage.shut:
@@ -79,6 +85,11 @@ export function encodeReturn(message: DecodedReturn): Uint8Array {
 			view.setBigUint64(at, BigInt(bitmap.length));
 			out.set(bitmap, at + 8);
 			view.setBigUint64(at + 8 + bitmap.length, BITMAP_ENDING);
+			return out;
+		}
+		case ReturnMessage.helperMessage: {
+			const { out } = framed(message.type, checkedMessage(message.message).length);
+			out.set(message.message, 4);
 			return out;
 		}
 		default:

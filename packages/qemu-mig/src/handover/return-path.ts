@@ -1,4 +1,5 @@
 import { ReturnMessage } from '../abi/return-path.js';
+import { MAX_HELPER_MESSAGE } from '../abi/stream.js';
 import { ByteWindow } from '../read/window.js';
 import { BITMAP_ENDING } from './return-message.js';
 
@@ -11,14 +12,15 @@ const RULES: ReadonlyMap<number, { readonly name: string; readonly length: numbe
 	[ReturnMessage.recvBitmap, { name: 'RECV_BITMAP', length: -1 }],
 	[ReturnMessage.resumeAck, { name: 'RESUME_ACK', length: 4 }],
 	[ReturnMessage.switchoverAck, { name: 'SWITCHOVER_ACK', length: 0 }],
+	[ReturnMessage.helperMessage, { name: 'HELPER_MESSAGE', length: -1 }],
 ]);
 
 /** The reverse direction is malformed. Recognise it by `name` and `code`. */
 export class ReturnPathError extends Error {
 	override readonly name = 'ReturnPathError';
 	/**
-	 * `type`: unknown, or RECV_BITMAP where no bitmaps are taken. `length`: not the type's, or a bitmap above the cap.
-	 * `bitmap`: a bitmap without its end mark. `truncated`: cut.
+	 * `type`: unknown, or RECV_BITMAP or a helper's message where none is taken. `length`: not the type's, or above the cap of a
+	 * bitmap or of a helper's message. `bitmap`: a bitmap without its end mark. `truncated`: cut.
 	 */
 	readonly code: 'type' | 'length' | 'bitmap' | 'truncated';
 
@@ -49,6 +51,8 @@ export function encodeReturnWord(type: number, value: number): Uint8Array {
 export interface ReturnPathOptions {
 	/** Whether RECV_BITMAP, which only a recovery asks for, is taken. Default false. */
 	readonly bitmaps?: boolean;
+	/** Whether messages of the target's in-guest helper are taken. Default false. */
+	readonly helperMessages?: boolean;
 	/** Bytes of one bitmap. Default 16 MiB: a block of 512 GiB. */
 	readonly bitmapLimit?: number;
 }
@@ -60,13 +64,15 @@ export type ReturnHandler = (type: number, data: Uint8Array, bitmap?: Uint8Array
 export class ReturnPathReader {
 	readonly #handle: ReturnHandler;
 	readonly #window = new ByteWindow();
-	readonly #bitmaps: boolean;
+	/** Types that are not taken. */
+	readonly #refused: readonly number[];
 	readonly #bitmapLimit: number;
 
 	/** `data` is valid during the call. */
 	constructor(handle: ReturnHandler, options: ReturnPathOptions = {}) {
 		this.#handle = handle;
-		this.#bitmaps = options.bitmaps ?? false;
+		const { recvBitmap, helperMessage } = ReturnMessage;
+		this.#refused = [...(options.bitmaps ? [] : [recvBitmap]), ...(options.helperMessages ? [] : [helperMessage])];
 		this.#bitmapLimit = options.bitmapLimit ?? 16 * 1024 * 1024;
 	}
 
@@ -89,7 +95,7 @@ export class ReturnPathReader {
 		if (!this.#reach(4)) return false;
 		const type = window.view.getUint16(window.at);
 		const length = window.view.getUint16(window.at + 2);
-		checkMessage(type, length, this.#bitmaps);
+		this.#check(type, length);
 		if (!this.#reach(4 + length)) return false;
 		if (type === ReturnMessage.recvBitmap) return this.#bitmap(length);
 		this.#deliver(type, length, 4 + length);
@@ -129,14 +135,17 @@ export class ReturnPathReader {
 		while (this.#window.end - this.#window.at < count) if (!this.#window.pull(count)) return false;
 		return true;
 	}
-}
 
-function checkMessage(type: number, length: number, bitmaps: boolean): void {
-	const rule = type === ReturnMessage.recvBitmap && !bitmaps ? undefined : RULES.get(type);
-	if (rule === undefined) {
-		throw new ReturnPathError('type', `return path: expected a known message, got type 0x${type.toString(16)}`);
-	}
-	if (rule.length !== -1 && rule.length !== length) {
-		throw new ReturnPathError('length', `return path: expected ${rule.length} bytes in ${rule.name}, got ${length}`);
+	#check(type: number, length: number): void {
+		const rule = this.#refused.includes(type) ? undefined : RULES.get(type);
+		if (rule === undefined) {
+			throw new ReturnPathError('type', `return path: expected a known message, got type 0x${type.toString(16)}`);
+		}
+		if (rule.length !== -1 && rule.length !== length) {
+			throw new ReturnPathError('length', `return path: expected ${rule.length} bytes in ${rule.name}, got ${length}`);
+		}
+		if (type !== ReturnMessage.helperMessage || length <= MAX_HELPER_MESSAGE) return;
+		const most = `at most ${MAX_HELPER_MESSAGE} bytes`;
+		throw new ReturnPathError('length', `return path: expected ${most} in ${rule.name}, got ${length}`);
 	}
 }

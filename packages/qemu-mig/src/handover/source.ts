@@ -30,9 +30,11 @@ export type SourceState =
 export type SourceInput =
 	/** The last byte of the description has been given to the transport, perhaps not yet delivered. */
 	| { readonly type: 'sent' }
-	/** The commit callback succeeded; the command is about to be given to the transport. */
+	/** The commit callback succeeded; the command, or the in-guest helper's commit, is about to be given to the transport. */
 	| { readonly type: 'committed' }
 	| { readonly type: 'pong' }
+	/** A message of the target's in-guest helper, for the source's. What it says changes nothing here. */
+	| { readonly type: 'message' }
 	| { readonly type: 'ack' }
 	| { readonly type: 'shut'; readonly value: number }
 	| { readonly type: 'closed' }
@@ -49,9 +51,22 @@ export type SourceInput =
  *   participant T as target
  *   S->>T: configuration (capability x-handover-commit), OPEN_RETURN_PATH, PING 1
  *   T->>S: PONG 1
- *   S->>T: RAM, devices, EOF, VMDESCRIPTION
+ *   opt the in-guest helpers hold a session
+ *     S->>T: COMMAND 0x4357, messages: agree on keys, end epochs
+ *     T->>S: helper messages
+ *   end
+ *   S->>T: RAM
+ *   opt session
+ *     S->>T: COMMAND 0x4357: what the target must have
+ *     T->>S: helper message: it has
+ *   end
+ *   S->>T: devices, EOF, VMDESCRIPTION
  *   T->>S: SWITCHOVER_ACK: everything is here, nothing runs
  *   Note over S: commit (SEND_FINISH): the source never runs again
+ *   opt session
+ *     S->>T: COMMAND 0x4357: the guest is yours
+ *     T->>S: helper message: it is
+ *   end
  *   S->>T: COMMAND 0x4356
  *   Note over T: finish (RECEIVE_FINISH), run
  *   T->>S: SHUT 0
@@ -59,7 +74,7 @@ export type SourceInput =
  *
  * | State | Input | Next | May the source run again? |
  * | --- | --- | --- | --- |
- * | streaming | pong | streaming | yes |
+ * | any before the end | pong; with hand-over: message | unchanged | as before |
  * | streaming | sent, mode `none` | completed | no |
  * | streaming | sent, mode `return-path` | awaiting-shut | no |
  * | streaming | sent, mode `handover` | awaiting-ack | yes |
@@ -80,6 +95,9 @@ export function stepSource(mode: ReturnPathMode, state: SourceState, input: Sour
 			break;
 		case 'pong':
 			return state;
+		case 'message':
+			if (mode === 'handover') return state;
+			break;
 		case 'ack':
 			if (state.at === 'awaiting-ack') return { at: 'committing' };
 			break;

@@ -5,6 +5,8 @@ export type TargetState = 'loading' | 'awaiting-commit' | 'finishing' | 'running
 export type TargetInput =
 	/** Everything of the stream is in place. */
 	| 'loaded'
+	/** A message of the source's in-guest helper arrived and was taken. */
+	| 'message'
 	/** COMMAND 0x4356 arrived. */
 	| 'commit'
 	/** The finish callback succeeded: the guest runs. */
@@ -27,6 +29,8 @@ export interface TargetStep {
  * ```mermaid
  * stateDiagram-v2
  *   [*] --> loading
+ *   loading --> loading: message
+ *   awaiting_commit --> awaiting_commit: message
  *   loading --> awaiting_commit: loaded, hand-over / SWITCHOVER_ACK
  *   loading --> finishing: loaded, no hand-over
  *   awaiting_commit --> finishing: commit
@@ -38,6 +42,7 @@ export interface TargetStep {
  *
  * | State | Input | Next | Reply |
  * | --- | --- | --- | --- |
+ * | loading, awaiting-commit | message, hand-over | unchanged | |
  * | loading | loaded, hand-over | awaiting-commit | SWITCHOVER_ACK |
  * | loading | loaded, no hand-over | finishing | |
  * | awaiting-commit | commit | finishing | |
@@ -46,6 +51,8 @@ export interface TargetStep {
  * | running, failed | any | unchanged | |
  */
 export function stepTarget(handover: boolean, state: TargetState, input: TargetInput): TargetStep {
+	const open = state === 'loading' || state === 'awaiting-commit';
+	if (input === 'message' && handover && open) return { state };
 	switch (state) {
 		case 'loading':
 			if (input === 'loaded') return handover ? { state: 'awaiting-commit', reply: 'ack' } : { state: 'finishing' };

@@ -7,6 +7,7 @@ import {
 	RegionListWord,
 	SectionType,
 } from '../abi/stream.js';
+import { DIALECTS, hasHelper } from '../dialect.js';
 import type { ImageBlock, StreamImage } from './content.js';
 import { eachDevice } from './devices.js';
 import { memoryMap } from './memory-map.js';
@@ -93,9 +94,23 @@ function* checkSections(image: StreamImage): Generator<Finding, void, void> {
 		const text = `'${section.idstr}' comes before the last of RAM`;
 		yield finding('order/device-before-ram', text, { offset, section: section.idstr });
 	}
+	yield* checkMessages(image);
 	const has = (wanted: number): boolean => commands.some(({ command }) => command === wanted);
 	if (has(Command.postcopyListen) && !has(Command.postcopyRun)) {
 		yield finding('postcopy/run', 'POSTCOPY_LISTEN has no POSTCOPY_RUN');
+	}
+}
+
+function* checkMessages({ commands, capabilities, dialect }: StreamImage): Generator<Finding, void, void> {
+	const first = commands.find(({ command }) => command === Command.helperMessage);
+	if (first === undefined) return;
+	const { offset, input } = first;
+	const wrong = hasHelper(DIALECTS[dialect]) ? 'without a hand-over' : `in dialect ${dialect}`;
+	if (wrong !== 'without a hand-over' || !capabilities.includes(HANDOVER_CAPABILITY)) {
+		yield finding('helper/message', `a message of the in-guest helper comes ${wrong}`, {
+			offset,
+			...(input > 0 && { input }),
+		});
 	}
 }
 

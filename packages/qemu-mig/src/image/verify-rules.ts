@@ -41,6 +41,7 @@ export const VERIFY_RULES = {
 	'status/terminator': ['warning', 'the list of shared ranges ends with 2'],
 	'status/contradiction': ['warning', 'pages in shared ranges are not encrypted'],
 	'sealed/header': ['warning', 'headers of encrypted pages have 52 bytes'],
+	'helper/message': ['error', 'messages of in-guest helpers come with a hand-over, in a dialect that has such helpers'],
 	'postcopy/cut': ['info', 'connections of postcopy do not break'],
 	'postcopy/run': ['warning', 'LISTEN is followed by RUN'],
 	'multifd/channel': ['error', 'channels are numbered from 0 without gaps'],

@@ -212,6 +212,15 @@ const CASES: readonly [keyof typeof VERIFY_RULES, Partial<Parts>][] = [
 		},
 	],
 	[
+		'helper/message',
+		{
+			devices: (w) => {
+				w.command(0x4357, Uint8Array.of(1));
+				SOUND.devices(w);
+			},
+		},
+	],
+	[
 		'postcopy/run',
 		{
 			devices: (w) => {

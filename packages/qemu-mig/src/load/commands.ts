@@ -12,6 +12,8 @@ import type { LoadAnswers } from './answers.js';
 export interface CommandActions {
 	/** HANDOVER_COMMIT. */
 	commit(at: Place): void;
+	/** HELPER_MESSAGE; the data are valid during the call. */
+	message(data: Uint8Array, at: Place): void;
 	/** POSTCOPY_RUN. */
 	run(): void;
 	/** POSTCOPY_RESUME; false if nothing is being recovered. */
@@ -45,6 +47,9 @@ export class LoadCommands {
 				return;
 			case Command.handoverCommit:
 				this.#actions.commit(at);
+				return;
+			case Command.helperMessage:
+				this.#actions.message(decoded.message, at);
 				return;
 			case Command.postcopyAdvise:
 				this.#advised(decoded.pageSizes, at);

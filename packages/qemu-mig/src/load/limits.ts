@@ -51,6 +51,7 @@ export function checkPostcopy({ handover, reply, multifd, sink, dialect, postcop
 	}
 	if (handover) refuse('expected it without hand-over, got both');
 	if (multifd !== undefined) refuse('expected it without multifd, got both');
+	if (sink.helper?.message !== undefined) refuse('expected a helper that takes no messages, got one that does');
 	if (reply === undefined) refuse('expected a transport with a reverse direction, got none');
 	if (sink.opener !== undefined && DIALECTS[dialect].pageStatus !== undefined && sink.helper === undefined) {
 		refuse(

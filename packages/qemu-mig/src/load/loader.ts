@@ -12,6 +12,7 @@ import { LoadAnswers } from './answers.js';
 import { LoadCommands } from './commands.js';
 import { checkConfiguration } from './configuration-check.js';
 import { loadDevice } from './device.js';
+import { HelperLine } from './helper-line.js';
 import { checkPostcopy, missingParts, pageSizeListed } from './limits.js';
 import type { LoaderChannel } from './multifd.js';
 import { MultifdInputs } from './multifd.js';
@@ -43,6 +44,7 @@ class StreamLoader implements Loader {
 	readonly #barrier: 'section' | 'flush' | undefined;
 	readonly #answers: LoadAnswers;
 	readonly #commands: LoadCommands;
+	readonly #helper: HelperLine;
 	readonly #parts = new Map<LoadPart, number>();
 	readonly #devices: string[] = [];
 	readonly #warnings: string[] = [];
@@ -71,10 +73,16 @@ class StreamLoader implements Loader {
 		this.outcome = new Promise((resolve) => {
 			this.#settle = resolve;
 		});
+		this.#helper = new HelperLine(sink.helper, this.#answers, this.#ram);
 		this.#commands = new LoadCommands(
 			this.#answers,
 			this.#postcopy,
-			{ commit: (at) => this.#commit(at), run: () => this.#run(), resume: () => this.#resume() },
+			{
+				commit: (at) => this.#commit(at),
+				message: (data, at) => this.#message(data, at),
+				run: () => this.#run(),
+				resume: () => this.#resume(),
+			},
 			this.#warnings,
 		);
 		this.#reader = this.#newReader({});
@@ -228,6 +236,7 @@ class StreamLoader implements Loader {
 			multifdFlush: () => this.#reachedBarrier('flush'),
 			endOfRecords: (_address, at) => {
 				ram.flush(at);
+				ram.flushHelper(at);
 				this.#reachedBarrier('section');
 			},
 			opaqueBody: (section, body, at) => this.#devices.push(loadDevice(this.#options, section, body, at)),
@@ -281,6 +290,15 @@ class StreamLoader implements Loader {
 		}
 		this.#step('commit');
 		this.#finish();
+	}
+
+	#message(data: Uint8Array, at: Place): void {
+		if (this.#state !== 'loading' && this.#state !== 'awaiting-commit') {
+			const message = `HELPER_MESSAGE: expected it before the commit, got it ${this.#state}`;
+			throw new StreamError({ code: 'command', message }, at);
+		}
+		this.#helper.message(data, at);
+		this.#step('message');
 	}
 
 	/** The guest runs from here on; what is missing of its memory follows. */
@@ -360,6 +378,7 @@ class StreamLoader implements Loader {
 	/** A guest that is starting or runs stays: what arrives afterwards cannot undo it. */
 	#fail(error: StreamError): void {
 		if (this.#state === 'running' || (this.#state === 'finishing' && error.code !== 'finish')) return;
+		this.#helper.failed();
 		this.#step('failed');
 		this.#setStatus('failed');
 		this.#settle({ status: 'failed', error });

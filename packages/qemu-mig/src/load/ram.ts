@@ -183,6 +183,15 @@ export class RamLoader {
 		}
 	}
 
+	/** The in-guest helper opens what it has gathered. To be called at the end of each section, and before its messages. */
+	flushHelper(at: Place): void {
+		try {
+			this.#sink.helper?.flush?.();
+		} catch (cause) {
+			throw pageRefused(at, cause);
+		}
+	}
+
 	/** Opens what is gathered. To be called at the end of each section. */
 	flush(at: Place): void {
 		const count = this.#count;

@@ -5,6 +5,7 @@ import { ReturnPathReader } from '../handover/return-path.js';
 import type { ReturnPathMode, SourceInput, SourceState } from '../handover/source.js';
 import { mayResume, stepSource } from '../handover/source.js';
 import { PrecopyError } from './failure.js';
+import type { HelperInbox } from './helper-inbox.js';
 import type { Output } from './output.js';
 
 /** What postcopy makes of the target's messages, once the target may run. */
@@ -22,15 +23,20 @@ export class Answers {
 	readonly #mode: ReturnPathMode;
 	readonly #output: Output;
 	readonly #bitmaps: boolean;
+	readonly #inbox: HelperInbox | undefined;
 	#reader: ReturnPathReader;
 	#state: SourceState = { at: 'streaming' };
 	#changed: () => void = () => {};
 
-	/** @param bitmaps whether a recovery may ask for some */
-	constructor(mode: ReturnPathMode, output: Output, bitmaps: boolean) {
+	/**
+	 * @param bitmaps whether a recovery may ask for some
+	 * @param inbox where messages of the target's in-guest helper go; without one they are refused
+	 */
+	constructor(mode: ReturnPathMode, output: Output, bitmaps: boolean, inbox: HelperInbox | undefined) {
 		this.#mode = mode;
 		this.#output = output;
 		this.#bitmaps = bitmaps;
+		this.#inbox = inbox;
 		this.#reader = this.#newReader();
 	}
 
@@ -66,7 +72,11 @@ export class Answers {
 		}
 		this.#state = stepSource(this.#mode, this.#state, input);
 		if (this.#state.at === 'failed') {
-			this.#output.waiter.interrupt(new PrecopyError(this.#state.code, this.#state.message));
+			const error = new PrecopyError(this.#state.code, this.#state.message);
+			this.#output.waiter.interrupt(error);
+			this.#inbox?.end(error);
+		} else if (input.type === 'closed' || input.type === 'malformed') {
+			this.#inbox?.end(new PrecopyError('return-path', 'return path: expected a message of the helper, got its end'));
 		}
 		this.#changed();
 	}
@@ -90,6 +100,7 @@ export class Answers {
 	#newReader(): ReturnPathReader {
 		return new ReturnPathReader((type, data, bitmap) => this.#message(type, data, bitmap), {
 			bitmaps: this.#bitmaps,
+			helperMessages: this.#inbox !== undefined,
 		});
 	}
 
@@ -105,6 +116,11 @@ export class Answers {
 			case ReturnMessage.shut:
 				this.step({ type: 'shut', value: message.value });
 				return;
+		}
+		if (message?.type === ReturnMessage.helperMessage && this.#inbox !== undefined) {
+			const fault = this.#inbox.push(message.message.slice());
+			this.step(fault === undefined ? { type: 'message' } : { type: 'malformed', message: fault });
+			return;
 		}
 		const { postcopy } = this;
 		const fault = message === undefined || postcopy === undefined ? `message type ${type}` : postcopy.message(message);

@@ -1,5 +1,6 @@
 import { DIALECTS } from '../dialect.js';
-import type { ByteSink } from '../ports.js';
+import type { ByteSink, PageHelper } from '../ports.js';
+import { helperOf } from './helper-sender.js';
 import type { PrecopyOptions } from './options.js';
 
 /** QEMU's migration capabilities of the same names, as far as a source needs them; all off by default. */
@@ -20,6 +21,9 @@ export interface PrecopyCapabilities {
 	readonly pauseBeforeSwitchover?: boolean;
 }
 
+/** Most pages asked of an in-guest helper at once: what a slice puts into the stream is kept in memory. */
+const MAX_HELPER_BATCH = 1024;
+
 /**
  * Refuses what does not go together, before anything has happened.
  *
@@ -35,6 +39,7 @@ export function checkCapabilities({
 	returnPath,
 }: PrecopyOptions): void {
 	const { autoConverge, xbzrle, compress, postcopyRam, postcopyPreempt, releaseRam } = capabilities;
+	checkHelper(helperOf(source, dialect), { multifd: multifd !== undefined, 'postcopy-ram': postcopyRam, returnPath });
 	if (autoConverge && vm.throttle === undefined) refuse('auto-converge: expected a VM with throttle, got none');
 	if (multifd !== undefined) {
 		if (multifd.sinks.length < 1 || multifd.sinks.length > 255) {
@@ -55,6 +60,23 @@ export function checkCapabilities({
 			'postcopy-ram: expected pages that can be put into a running guest, got ones sealed by SEV firmware: ' +
 				'RECEIVE_UPDATE_DATA is not allowed after RECEIVE_FINISH, and a guest runs only after that',
 		);
+	}
+}
+
+function checkHelper(
+	helper: PageHelper | undefined,
+	{ returnPath, ...others }: { multifd: boolean; 'postcopy-ram': boolean | undefined; returnPath: string | undefined },
+): void {
+	const { batchPages = 1 } = helper ?? {};
+	if (!Number.isInteger(batchPages) || batchPages < 1 || batchPages > MAX_HELPER_BATCH) {
+		refuse(`helper: expected batches of 1 to ${MAX_HELPER_BATCH} pages, got ${batchPages}`);
+	}
+	if (helper?.open === undefined) return;
+	for (const [name, on] of Object.entries(others)) {
+		if (on) refuse(`${name}: expected it without a session of in-guest helpers, got both`);
+	}
+	if (returnPath !== 'handover') {
+		refuse(`helper session: expected returnPath 'handover', got '${returnPath ?? 'none'}'`);
 	}
 }
 

@@ -8,6 +8,9 @@ import { Answers } from './answers.js';
 import type { PrecopyCapabilities } from './capabilities.js';
 import { checkCapabilities, checkUrgent } from './capabilities.js';
 import { attempt, failureOf, PrecopyError } from './failure.js';
+import { HelperHooks } from './helper-hooks.js';
+import { HelperInbox } from './helper-inbox.js';
+import { HelperSender, helperOf } from './helper-sender.js';
 import type { MigrationStatus } from './info.js';
 import { MultifdSender } from './multifd-sender.js';
 import { listedBlocks, writeHead, writeOpeningCommands } from './opening.js';
@@ -54,6 +57,7 @@ class PrecopyEngine implements Precopy {
 	readonly #pacer: Pacer;
 	readonly #answers: Answers;
 	readonly #throttle: AutoConverge | undefined;
+	readonly #helper: HelperHooks;
 	#phase: 'new' | 'running' | 'ended' = 'new';
 	#logging = false;
 	#stopped = false;
@@ -63,12 +67,12 @@ class PrecopyEngine implements Precopy {
 	#goOn: (() => void) | undefined;
 
 	constructor(options: PrecopyOptions) {
-		const { clock, source, dialect, vm, uuid } = options;
+		const { clock, source, dialect, vm, uuid, returnPath: mode = 'none' } = options;
 		if (uuid !== undefined && uuid.length !== 16) throw new RangeError(`uuid: expected 16 bytes, got ${uuid.length}`);
 		checkCapabilities(options);
 		this.#options = options;
 		this.#capabilities = options.capabilities ?? {};
-		this.#mode = options.returnPath ?? 'none';
+		this.#mode = mode;
 		this.parameters = options.parameters ?? defaultParameters();
 		this.statistics = new PrecopyStatistics(() => clock.now());
 		const output = new Output(options, this.statistics);
@@ -78,10 +82,16 @@ class PrecopyEngine implements Precopy {
 			: undefined;
 		const rules = DIALECTS[dialect];
 		const plain = new PlainSender(source, output, this.parameters, this.#capabilities);
-		this.#ram = new RamSender({ source, output, rules, plain, throttle: this.#throttle });
+		const helper = helperOf(source, dialect);
+		const sender = helper && new HelperSender(helper, source, output, dialect);
+		this.#ram = new RamSender({ source, output, rules, plain, helper: sender, throttle: this.#throttle });
 		const bump = options.downtimeBump ?? (rules.pageStatus === 'regions' && source.sealer !== undefined);
 		this.#pacer = new Pacer(this.parameters, this.statistics, bump);
-		this.#answers = new Answers(this.#mode, output, this.#capabilities.postcopyRam ?? false);
+		const inbox = new HelperInbox();
+		const session = helper?.open === undefined ? undefined : inbox;
+		const answers = new Answers(mode, output, this.#capabilities.postcopyRam ?? false, session);
+		this.#answers = answers;
+		this.#helper = new HelperHooks({ helper, inbox, output, answers });
 	}
 
 	async run(): Promise<PrecopyResult> {
@@ -92,6 +102,7 @@ class PrecopyEngine implements Precopy {
 		this.#phase = 'running';
 		const result = await this.#attempt();
 		this.#phase = 'ended';
+		this.#helper.ended(result.status === 'cancelled' || (result.status === 'failed' && result.mayResume));
 		try {
 			this.#throttle?.stop();
 			if (this.#logging) this.#options.source.stopDirtyLog();
@@ -147,9 +158,10 @@ class PrecopyEngine implements Precopy {
 			return { status: 'completed' };
 		} catch (reason) {
 			if (reason instanceof Cancelled) return { status: 'cancelled', stopped: this.#stopped };
-			const error = failureOf('source', reason);
+			const mayResume = this.#helper.mayResume ?? this.#answers.mayResume;
+			const error = this.#helper.describe(failureOf('source', reason), mayResume);
 			this.statistics.error = error.message;
-			return { status: 'failed', error, stopped: this.#stopped, mayResume: this.#answers.mayResume };
+			return { status: 'failed', error, stopped: this.#stopped, mayResume };
 		}
 	}
 
@@ -169,6 +181,7 @@ class PrecopyEngine implements Precopy {
 			output.multifd = new MultifdSender(multifd, uuid, this.statistics);
 		}
 		writeOpeningCommands(writer, this.#options);
+		await this.#helper.open();
 		output.begin('start');
 		writer.blockList(listedBlocks(this.#options));
 		output.end();
@@ -244,6 +257,7 @@ class PrecopyEngine implements Precopy {
 		await this.#stop();
 		await this.#pause('device');
 		this.#synchronise();
+		this.#helper.freeze();
 		output.begin('end');
 		this.#ram.stage = 'last';
 		const counted = output.writer.position;
@@ -252,10 +266,12 @@ class PrecopyEngine implements Precopy {
 			more = this.#ram.slice(Number.POSITIVE_INFINITY);
 			await output.yield(false);
 		}
+		this.#ram.flush();
 		this.#ram.sharedRegions();
 		this.statistics.downtimeBytes += output.writer.position - counted;
 		output.end();
 		await this.#room();
+		await this.#helper.prove();
 		await this.#finishStream();
 	}
 
@@ -302,9 +318,11 @@ class PrecopyEngine implements Precopy {
 		}
 		// The connection may have ended meanwhile: then nobody will run the guest but us.
 		this.#output.waiter.check();
-		this.#answers.step({ type: 'committed' });
+		await this.#helper.commit();
+		if (this.#answers.state.at === 'committing') this.#answers.step({ type: 'committed' });
 		this.#output.writer.command(Command.handoverCommit, new Uint8Array(0));
 		await this.#output.flush();
+		await this.#helper.conclude();
 	}
 
 	async #runPostcopy(): Promise<void> {
@@ -332,9 +350,17 @@ class PrecopyEngine implements Precopy {
 		await postcopy.run();
 	}
 
+	/** Between sections. */
 	#synchronise(): void {
+		// What was read before the log is read again must be told apart from what is read after it.
+		if (this.#ram.outstanding) {
+			this.#output.begin('part');
+			this.#ram.flush();
+			this.#output.end();
+		}
 		this.#ram.synchronise();
 		this.#options.events?.pass?.(this.statistics.passes);
+		if (this.statistics.passes > 1) this.#helper.epoch();
 	}
 
 	#status(status: MigrationStatus): void {

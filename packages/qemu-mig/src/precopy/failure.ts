@@ -5,9 +5,10 @@
  * - `vm`: stopping the VM or collecting its devices failed
  * - `return-path`: the target's answers are malformed, out of order, or ended
  * - `target`: the target reported failure
+ * - `helper`: the in-guest helper failed, apart from sealing
  * - `commit`: the commit callback failed
  */
-export type PrecopyErrorCode = 'source' | 'seal' | 'sink' | 'vm' | 'return-path' | 'target' | 'commit';
+export type PrecopyErrorCode = 'source' | 'seal' | 'sink' | 'vm' | 'return-path' | 'target' | 'helper' | 'commit';
 
 /** Why an outgoing migration failed. Recognise it by `name` and `code`. */
 export class PrecopyError extends Error {

@@ -1,10 +1,11 @@
 import { PAGE_SIZE } from '@cvm/layout';
-import { EncryptedSubtype } from '../abi/stream.js';
 import type { DialectRules } from '../dialect.js';
 import type { PageSealer, PageSource, SessionPrefix } from '../ports.js';
 import { SealedBatch } from '../write/sealed-batch.js';
+import { BatchPace } from './batch-pace.js';
 import { DirtyPages } from './dirty-pages.js';
 import { attempt, PrecopyError } from './failure.js';
+import type { HelperSender } from './helper-sender.js';
 import type { Output } from './output.js';
 import { PAGES_PER_TIME_CHECK } from './parameters.js';
 import type { PlainSender, Stage } from './plain-sender.js';
@@ -15,9 +16,6 @@ import type { AutoConverge } from './throttle.js';
 const BATCH_PAGES = 64;
 /** Batches under construction or on their way. */
 const BATCH_BUFFERS = 3;
-/** Longest a batch should take, in ms; beyond it batches become smaller, to this many pages. */
-const BATCH_TIME = 2;
-const SMALLEST_BATCH = 8;
 
 interface BatchSlot {
 	readonly batch: SealedBatch;
@@ -26,8 +24,9 @@ interface BatchSlot {
 }
 
 /**
- * Sends dirty pages in slices of at most 64, each within one turn of the event loop: the status of a page is asked and
- * the page is read or sealed without anything in between, and a batch never outlives its slice.
+ * Sends dirty pages in slices of at most 64, or as many as the in-guest helper takes at once, each within one turn of the event
+ * loop: the status of a page is asked and the page is read or sealed without anything in between, and a batch never outlives
+ * its slice.
  */
 export class RamSender {
 	/** The pages still to send. */
@@ -37,11 +36,12 @@ export class RamSender {
 	readonly #statistics: PrecopyStatistics;
 	readonly #rules: DialectRules;
 	readonly #plain: PlainSender;
+	readonly #helper: HelperSender | undefined;
 	readonly #throttle: AutoConverge | undefined;
 	readonly #slots: BatchSlot[] = [];
 	#slot = 0;
 	#prefix: SessionPrefix | undefined;
-	#batchLimit = BATCH_PAGES;
+	readonly #pace = new BatchPace(BATCH_PAGES);
 	#periodStart: number;
 	#periodDirty = 0;
 	#periodPages = 0;
@@ -55,6 +55,7 @@ export class RamSender {
 		output: Output;
 		rules: DialectRules;
 		plain: PlainSender;
+		helper: HelperSender | undefined;
 		throttle: AutoConverge | undefined;
 	}) {
 		this.#source = o.source;
@@ -62,6 +63,7 @@ export class RamSender {
 		this.#statistics = o.output.statistics;
 		this.#rules = o.rules;
 		this.#plain = o.plain;
+		this.#helper = o.helper;
 		this.#throttle = o.throttle;
 		this.dirty = new DirtyPages(o.source);
 		this.#periodStart = o.output.clock.now();
@@ -101,15 +103,18 @@ export class RamSender {
 	}
 
 	/**
-	 * Sends up to 64 dirty pages, fewer when a batch is sealed, or when the stream reaches `stopPosition`. At least one
-	 * page unless the position is already past. False when no page is dirty any more.
+	 * Sends a slice of dirty pages, fewer when a batch is sealed, or when the stream reaches `stopPosition`. At least one page
+	 * unless the position is already past. False when no page is dirty any more; the helper may still have some.
 	 *
 	 * @throws PrecopyError if a private page cannot be sealed, or what the source threw
 	 */
 	slice(stopPosition: number): boolean {
 		let batch: SealedBatch | undefined;
-		for (let i = 0; i < PAGES_PER_TIME_CHECK; i++) {
-			const queued = batch === undefined ? 0 : batch.count * batch.layout.stride;
+		const helper = this.#helper;
+		// A slice has room for a batch of each kind.
+		const helped = PAGES_PER_TIME_CHECK / Math.max(PAGES_PER_TIME_CHECK, helper?.batchPages ?? 0);
+		for (let i = 0; i < PAGES_PER_TIME_CHECK; ) {
+			const queued = batch === undefined ? (helper?.queued ?? 0) : batch.count * batch.layout.stride;
 			if (this.#output.position + queued > stopPosition) break;
 			const previous = this.dirty.block;
 			if (!this.#take()) break;
@@ -125,17 +130,30 @@ export class RamSender {
 				}
 				i = PAGES_PER_TIME_CHECK;
 			}
+			i += isPrivate && helper !== undefined ? helped : 1;
 			if (!isPrivate) this.#sendPlain(block, page);
-			else if (this.#helps) this.#sendHelped(block, page);
-			else {
+			else if (helper !== undefined) {
+				if (this.#help(helper, block, page) && helper.batchPages > 1) break;
+			} else {
 				batch ??= this.#openBatch();
 				batch.add(page);
-				if (batch.count >= this.#batchLimit) break;
+				if (batch.count >= this.#pace.limit) break;
 			}
 		}
 		if (batch !== undefined) this.#seal(this.dirty.block, batch);
+		helper?.ask();
 		this.#statistics.remaining = this.pending;
 		return this.dirty.count > 0;
+	}
+
+	/** Whether the helper may have pages that are not in the stream yet. */
+	get outstanding(): boolean {
+		return this.#helper?.outstanding ?? false;
+	}
+
+	/** Everything the helper was asked for goes into the section. @throws PrecopyError if it fails */
+	flush(): void {
+		this.#helper?.flush();
 	}
 
 	/** The list of shared regions, once, after the last page. AMDESE/qemu `sev_live_migration_v4`. */
@@ -157,16 +175,19 @@ export class RamSender {
 		for (let i = first; i < first + count; i++) {
 			if (!this.dirty.isDirty(block, i)) continue;
 			this.dirty.mark(block, i, false);
+			if (this.#source.omits?.(block, i)) continue;
 			if (!this.#source.isPrivate(block, i)) this.#sendPlain(block, i);
-			else if (this.#helps) this.#sendHelped(block, i);
+			else if (this.#helper !== undefined) this.#help(this.#helper, block, i);
 			else this.#sealer();
 		}
+		this.flush();
 		this.#statistics.remaining = this.pending;
 		return first;
 	}
 
 	#take(): boolean {
-		const found = this.dirty.take();
+		let found = this.dirty.take();
+		while (found && this.#source.omits?.(this.dirty.block, this.dirty.page)) found = this.dirty.take();
 		this.#plain.repeating = this.dirty.walked;
 		if (found) this.#visited++;
 		return found;
@@ -177,14 +198,9 @@ export class RamSender {
 		this.#plain.send(block, page, idstr, this.#output.writer.block === idstr);
 	}
 
-	/** QEMU counts it as a normal page. */
-	#sendHelped(block: number, page: number): void {
-		const { helper } = this.#source;
-		if (helper === undefined) return;
-		const sealed = attempt('seal', () => helper.seal(block, page));
-		const subtype = this.#rules.flag200 === 'helper-page' ? undefined : EncryptedSubtype.migrationHelperPage;
-		this.#output.writer.migrationHelperPage(this.#idstr(block), page * PAGE_SIZE, sealed.header, sealed.page, subtype);
-		this.#statistics.privatePages++;
+	#help(helper: HelperSender, block: number, page: number): boolean {
+		this.#idstr(block);
+		return helper.add(block, page);
 	}
 
 	#openBatch(): SealedBatch {
@@ -205,7 +221,7 @@ export class RamSender {
 		const { clock, writer } = this.#output;
 		const start = clock.now();
 		attempt('seal', () => sealer.seal(block, batch.pages, batch.count, batch.bytes, batch.layout));
-		this.#pace(clock.now() - start);
+		this.#pace.took(clock.now() - start);
 		const sent = writer.sealedBatch(this.#idstr(block), batch, this.#prefix);
 		this.#prefix = undefined;
 		this.#statistics.privatePages += batch.count;
@@ -214,16 +230,6 @@ export class RamSender {
 			slot.sent = undefined;
 		});
 		this.#slot = (this.#slot + 1) % BATCH_BUFFERS;
-	}
-
-	#pace(elapsed: number): void {
-		if (elapsed > BATCH_TIME) this.#batchLimit = Math.max(SMALLEST_BATCH, this.#batchLimit >> 1);
-		else if (elapsed < BATCH_TIME / 3) this.#batchLimit = Math.min(BATCH_PAGES, this.#batchLimit << 1);
-	}
-
-	get #helps(): boolean {
-		const { flag200, helperPages } = this.#rules;
-		return this.#source.helper !== undefined && (flag200 === 'helper-page' || helperPages === true);
 	}
 
 	get #seals(): boolean {

@@ -1,7 +1,8 @@
 import { PAGE_SIZE } from '@cvm/layout';
-import { COMMAND_RULES, Command } from '../abi/stream.js';
+import { COMMAND_RULES, Command, MAX_HELPER_MESSAGE } from '../abi/stream.js';
 import { decodeCommand, discardFault } from '../command.js';
 import type { DialectRules } from '../dialect.js';
+import { hasHelper } from '../dialect.js';
 import type { StreamFault } from '../error.js';
 import { PostcopyState } from './options.js';
 
@@ -34,6 +35,10 @@ export class CommandChecker {
 			const qemu = [`MIG_CMD 0x${hex} unknown (len 0x${length.toString(16)})`];
 			return { code: 'command', message: `command: expected a known one, got 0x${hex}`, qemu };
 		}
+		if (command === Command.helperMessage && length > MAX_HELPER_MESSAGE) {
+			const message = `${rule.name}: expected at most ${MAX_HELPER_MESSAGE} bytes, got ${length}`;
+			return { code: 'too-large', message, strerror: 'Numerical result out of range' };
+		}
 		if (rule.length === -1 || rule.length === length) return undefined;
 		return {
 			code: 'command',
@@ -45,6 +50,7 @@ export class CommandChecker {
 
 	#exists(command: number): boolean {
 		if (command === Command.handoverCommit) return this.handover;
+		if (command === Command.helperMessage) return this.handover && hasHelper(this.#rules);
 		return command !== Command.switchoverStart || this.#rules.switchoverStart === true;
 	}
 

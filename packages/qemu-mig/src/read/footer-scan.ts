@@ -74,7 +74,9 @@ function afterEof(view: DataView, at: number, end: number, context: ScanContext)
 	if (at >= end) return Verdict.undecided;
 	const type = view.getUint8(at);
 	if (type === SectionType.command) {
-		return at + 3 > end ? Verdict.undecided : verdict(view.getUint16(at + 1) === Command.handoverCommit);
+		if (at + 3 > end) return Verdict.undecided;
+		const command = view.getUint16(at + 1);
+		return verdict(command === Command.handoverCommit || command === Command.helperMessage);
 	}
 	if (type !== SectionType.vmDescription) return Verdict.no;
 	if (at + 5 > end) return Verdict.undecided;

@@ -1,5 +1,5 @@
 import { PAGE_SIZE } from '@cvm/layout';
-import type { PageHelper, PageHelperTarget } from '../ports.js';
+import type { EmitHelperPage, PageHelper, PageHelperTarget } from '../ports.js';
 import type { PrivateAccess } from './toy-sealing.js';
 
 /** The helper inside the guest, without cryptography: pages go inverted, with a header that says which they are. */
@@ -12,9 +12,16 @@ export class ToyHelper implements PageHelper {
 		this.#access = access;
 	}
 
-	seal(block: number, page: number): { header: Uint8Array; page: Uint8Array } {
-		this.sealed++;
-		return { header: headerOf(block, page), page: this.#access(block, page).map((byte) => byte ^ 0xff) };
+	seal(block: number, pages: Uint32Array, count: number, emit: EmitHelperPage): void {
+		for (const page of pages.subarray(0, count)) {
+			this.sealed++;
+			emit(
+				block,
+				page,
+				headerOf(block, page),
+				this.#access(block, page).map((byte) => byte ^ 0xff),
+			);
+		}
 	}
 }
 

@@ -144,6 +144,7 @@ export const returnSeed = (): Uint8Array =>
 		encodeReturn({ type: 5, block: 'pc.ram', bitmap: new Uint8Array(16).fill(0x5a) }),
 		encodeReturn({ type: 6, value: 1 }),
 		encodeReturn({ type: 7 }),
+		encodeReturn({ type: 0x4357, message: new Uint8Array(40).fill(0xa5) }),
 		encodeReturn({ type: 1, value: 0 }),
 	]);
 

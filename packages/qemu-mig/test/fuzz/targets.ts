@@ -148,6 +148,7 @@ function returnPath({ dice, inputs }: FuzzCase): void {
 	const bad = damaged(dice, returnSeed(), [0, 4], inputs[0] ?? new Uint8Array(1)).data;
 	const reader = new ReturnPathReader((type, data, bitmap) => void decodeReturn(type, data, bitmap), {
 		bitmaps: dice.below(2) === 0,
+		helperMessages: dice.below(2) === 0,
 	});
 	for (const piece of cut(bad, dice.oneOf(CHUNKS))) reader.push(piece);
 	reader.end();

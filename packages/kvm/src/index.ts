@@ -45,7 +45,7 @@ export type { LaunchSecretRequest, LaunchStartRequest, MeasureResult } from './s
 export type { ReceiveStartRequest, ReceiveUpdateRequest } from './sev/receive.js';
 export type { EncRegion } from './sev/regions.js';
 export type { SendStartRequest, SendStartResult, SendUpdateRequest, SendUpdateResult } from './sev/send.js';
-export type { VmsaTransport } from './vm/context.js';
+export type { VmsaMapping, VmsaTransport } from './vm/context.js';
 export { MemFlag, type VmHandle } from './vm/state.js';
 export type { DeviceAttrResult } from './vm/types.js';
 export type { Vcpu } from './vm/vcpu.js';

@@ -10,7 +10,7 @@ import { createKernel, type Kernel } from './kernel.js';
 import { createHostMemory, type HostMemory } from './memory/host-memory.js';
 import { createAsidPool } from './sev/asid-pool.js';
 import { supportedVmsaFeatures } from './sev/init.js';
-import type { VmHost, VmsaTransport } from './vm/context.js';
+import type { VmHost, VmsaMapping, VmsaTransport } from './vm/context.js';
 import { type DeviceAttrResult, getDeviceAttr, offersVmType } from './vm/types.js';
 import { createVm, type Vm } from './vm/vm.js';
 
@@ -30,6 +30,8 @@ export interface KvmOptions {
 	readonly sevEs?: boolean;
 	/** PROJECT: `model` makes `sendUpdateVmsa` and `receiveUpdateVmsa` work; `einval`, the default, is what Linux does. */
 	readonly vmsaTransport?: VmsaTransport;
+	/** PROJECT: `model` makes `mapSaveArea` and `unmapSaveArea` work; `none`, the default, is what Linux does. */
+	readonly vmsaMapping?: VmsaMapping;
 }
 
 /** /dev/kvm and /dev/sev of one host, and the memory of its processes. One per machine. */
@@ -70,6 +72,7 @@ export function createKvm({
 	release,
 	sevEs = true,
 	vmsaTransport = 'einval',
+	vmsaMapping = 'none',
 }: KvmOptions): Kvm {
 	const abi = abiOf(wanted, series);
 	const kernel = createKernel(abi, release, series);
@@ -81,7 +84,8 @@ export function createKvm({
 	const asids = createAsidPool({ min, max }, flush);
 	const esAsids = createAsidPool({ min: 1, max: min - 1 }, flush);
 	const vmsaFeatures = supportedVmsaFeatures(kernel, hasSevEs);
-	const host: VmHost = { kernel, driver, memory, asids, esAsids, hasSevEs, vmsaFeatures, vmsaTransport };
+	const vmsa = { vmsaFeatures, vmsaTransport, vmsaMapping };
+	const host: VmHost = { kernel, driver, memory, asids, esAsids, hasSevEs, ...vmsa };
 	const kvm: Kvm = {
 		abi,
 		kernel,

@@ -36,9 +36,10 @@ export function bootHost(
 		generation?: GenerationName | SevGeneration;
 		sevEs?: boolean;
 		vmsaTransport?: 'einval' | 'model';
+		vmsaMapping?: 'none' | 'model';
 	} = {},
 ): Host {
-	const { seed = 'host', generation = 'milan', release, series, sevEs, vmsaTransport } = o;
+	const { seed = 'host', generation = 'milan', release, series, sevEs, vmsaTransport, vmsaMapping } = o;
 	const abi = o.abi ?? (series === undefined ? 'upstream' : undefined);
 	const real = createSevMachine({
 		dramBytes: 8 * MIB,
@@ -65,7 +66,11 @@ export function bootHost(
 			real.wbinvd();
 		},
 	};
-	const modules = { ...(sevEs !== undefined && { sevEs }), ...(vmsaTransport && { vmsaTransport }) };
+	const modules = {
+		...(sevEs !== undefined && { sevEs }),
+		...(vmsaTransport && { vmsaTransport }),
+		...(vmsaMapping && { vmsaMapping }),
+	};
 	const host: Host = {
 		kvm: createKvm({
 			machine,

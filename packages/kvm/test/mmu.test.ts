@@ -169,7 +169,19 @@ describe('page tables', () => {
 			'an address from 2^47 up',
 			() => {},
 			read(2 ** 47),
-			'translation: VA 0x800000000000: expected an address below 2^47',
+			'translation: VA 0x800000000000: expected a canonical address, got another',
+		],
+		[
+			'an address below −2^47',
+			() => {},
+			read(-(2 ** 47) - 1),
+			'translation: VA 0xffff7ffffffff000: expected a canonical address, got another',
+		],
+		[
+			'a page of the upper half that is not there',
+			() => {},
+			read(-(2 ** 39)),
+			'translation: VA 0xffffff8000000000: expected a present mapping, got none',
 		],
 		[
 			'legacy paging',

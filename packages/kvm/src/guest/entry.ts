@@ -10,6 +10,7 @@ import {
 } from './boot-protocol.js';
 import { dataAt, isSevEsActive, type KernelConfig, KernelData, kernelBase, low32, stackOf } from './kernel-data.js';
 import { buildTables, enterKernelTables } from './page-tables.js';
+import { resetRecord } from './shared-record.js';
 import { loadIdt } from './vc-handler.js';
 
 const MSR_SEV_STATUS = 0xc0010131;
@@ -67,6 +68,7 @@ export const entryBlocks = ({ gbPages }: KernelConfig): Record<string, Block> =>
 		cpu.store(base + KernelData.variableName, efiString(LIVE_MIGRATION_VARIABLE));
 		cpu.store(base + KernelData.variableGuid, MEM_ENCRYPT_GUID);
 		enterKernelTables(cpu, base, cBit);
+		resetRecord(cpu);
 		return cpu.jump('clear_memory');
 	},
 	memory_cleared: (cpu) => {

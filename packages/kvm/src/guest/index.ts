@@ -27,6 +27,9 @@
  * `console_putc` (RDI = character); `cpu_idle`, which waits for a tick; `kexec` (RDI = load address or 0), which starts the
  * next kernel and brings other vCPUs along if they call `cpu_idle`; with SEV-ES `vc.mmio_read` and `vc.mmio_write`.
  *
+ * **For a migration helper** in the guest (`BootFlag.helper`): the kernel keeps `MemoryMap.helperSharedMap`, its own record of what it
+ * shares, and workloads ask `mustRest` before each step.
+ *
  * PROJECT: kernel text is not in guest memory, so that a kernel that kexec starts is the same text with other memory. RDTSC,
  * XSETBV and string I/O are not modelled, nor is the instruction decoder by which #VC handlers emulate MMIO.
  *
@@ -69,4 +72,5 @@ export {
 	writeGhcbMsr,
 } from './ghcb.js';
 export { type LinuxKernelOptions, linuxKernel, type Workload } from './kernel.js';
+export { mustRest, setRecordedSharing } from './shared-record.js';
 export { loadIdt, setVcGate, type VcOptions, vcBlocks } from './vc-handler.js';

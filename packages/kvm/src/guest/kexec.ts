@@ -17,6 +17,7 @@ import {
 } from './kernel-data.js';
 import { isOffered, nextRamEntry, writeMigrationMsr } from './negotiation.js';
 import { changeAttributes, LARGE_PAGE } from './page-tables.js';
+import { keepsRecord, recordSharing } from './shared-record.js';
 
 const EINVAL = 22;
 const EOPNOTSUPP = 95;
@@ -133,6 +134,7 @@ export function kexecBlocks(config: KernelConfig): Record<string, Block> {
 				if (at < 0) return cpu.jump('kernel_panic');
 			}
 			cpu.flushTlb();
+			if (keepsRecord(cpu)) recordSharing(cpu, to, to + KernelOffset.end);
 			const params = new Uint8Array(PAGE_SIZE);
 			cpu.load(kernelBase(cpu), params);
 			cpu.store(to, params);

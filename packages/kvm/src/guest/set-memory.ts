@@ -16,6 +16,7 @@ import {
 } from './kernel-data.js';
 import { changeAttributes, lookupLeaf, splitLeaf, withEncryption } from './page-tables.js';
 import { say } from './printk.js';
+import { keepsRecord, recordSharing } from './shared-record.js';
 
 /** Loads the registers of hypercall 12. Upstream's page-size code is always that of 4 KiB. */
 export function pageStatusArguments(
@@ -34,7 +35,8 @@ export function pageStatusArguments(
 /**
  * `set_memory_decrypted`, `set_memory_encrypted`: RDI = VA, RSI = pages; RAX = 0 or a negative errno. Changes the C-bit in
  * the page tables, flushes all TLBs, then reports. Contents are not converted: they read differently afterwards. Before
- * Linux 5.19 the host is told even if the change failed half-way.
+ * Linux 5.19 the host is told even if the change failed half-way. With a migration helper the guest's own record of what it shares
+ * follows: before the host is told of shared pages, after it was told of private ones (see `keepsRecord`).
  *
  * `notify_range_enc_status_changed`: RDI = VA, RSI = pages, RDX = encrypted; one hypercall per leaf, each with the whole
  * leaf's pages; a missing leaf ends the walk, upstream with a warning, once (patch v12 09/13; Linux 5.16
@@ -81,13 +83,26 @@ export function setMemoryBlocks(config: KernelConfig): Record<string, Block> {
 		},
 		cpa_flush: (cpu) => {
 			cpu.flushTlb();
+			const recordsNow = keepsRecord(cpu) && cpu.num('r14') === 0;
+			if (recordsNow) recordSharing(cpu, cpu.num('rbx'), cpu.num('r13'));
 			cpu.exchangeU32(dataAt(cpu, KernelData.cpaLock), 0);
+			const told = recordsNow || !keepsRecord(cpu) ? 'set_memory_return' : 'record_lock';
 			// Pages changed before the failure stay changed.
-			if (cpu.reg('r15') !== 0n && !tellsOnFailure) return cpu.jump('set_memory_return');
+			if (cpu.reg('r15') !== 0n && !tellsOnFailure) return cpu.jump(told);
 			cpu.setNum('rdi', cpu.num('rbx'));
 			cpu.setNum('rsi', (cpu.num('r13') - cpu.num('rbx')) / PAGE_SIZE);
 			cpu.setNum('rdx', cpu.num('r14'));
-			return cpu.call('notify_range_enc_status_changed', 'set_memory_return');
+			return cpu.call('notify_range_enc_status_changed', told);
+		},
+		record_lock: (cpu) => {
+			const lock = dataAt(cpu, KernelData.cpaLock);
+			return cpu.jump(cpu.exchangeU32(lock, 1) === 0 ? 'record_private' : 'record_lock');
+		},
+		// From the tables as they are now: another vCPU may have shared one of the pages again.
+		record_private: (cpu) => {
+			recordSharing(cpu, cpu.num('rbx'), cpu.num('r13'));
+			cpu.exchangeU32(dataAt(cpu, KernelData.cpaLock), 0);
+			return cpu.jump('set_memory_return');
 		},
 		set_memory_return: (cpu) => {
 			cpu.setReg('rax', cpu.reg('r15'));
@@ -170,6 +185,7 @@ function earlyBlocks(config: KernelConfig): Record<string, Block> {
 				return cpu.jump('early_leaf');
 			}
 			convert(cpu, start, leaf.entry, leaf.value, leaf.size, cpu.num('r14') === 1);
+			if (keepsRecord(cpu)) recordSharing(cpu, start, start + leaf.size);
 			cpu.setNum('r12', start + leaf.size);
 			return cpu.jump('early_leaf');
 		},

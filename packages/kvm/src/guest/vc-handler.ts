@@ -31,9 +31,10 @@ export interface VcOptions {
 	readonly prefix: string;
 	/**
 	 * What VMMCALL passes besides RAX and CPL: Linux on KVM RBX, RCX, RDX and RSI (arch/x86/kernel/kvm.c
-	 * `kvm_sev_es_hcall_prepare`), OVMF RBX, RCX and RDX, and those for hypercall 12 alone.
+	 * `kvm_sev_es_hcall_prepare`), OVMF with the live-migration patches v6 RBX, RCX and RDX, and those for hypercall 12 alone.
+	 * Upstream's OVMF passes nothing else, so that no hypercall with arguments can work.
 	 */
-	readonly hypercall: 'kvm' | 'ovmf';
+	readonly hypercall: 'kvm' | 'ovmf' | 'ovmf-upstream';
 }
 
 /** What the stack holds when a handler starts: the error code, then RIP, CS. */
@@ -89,7 +90,7 @@ export function vcBlocks({ prefix, hypercall }: VcOptions): Record<string, Block
 		[ExitCode.VMMCALL]: (cpu, at, frame) => {
 			setGhcb(cpu, at, 'rax', cpu.reg('rax'));
 			setGhcb(cpu, at, 'cpl', BigInt(cpu.loadU8(frame + Frame.cs) & 3));
-			if (hypercall === 'kvm' || cpu.reg('rax') === 12n) {
+			if (hypercall === 'kvm' || (hypercall === 'ovmf' && cpu.reg('rax') === 12n)) {
 				setGhcb(cpu, at, 'rbx', cpu.reg('rbx'));
 				setGhcb(cpu, at, 'rcx', cpu.reg('rcx'));
 				setGhcb(cpu, at, 'rdx', cpu.reg('rdx'));

@@ -1,3 +1,4 @@
+import type { RandomSource } from '@cvm/crypto';
 import type { MemoryController } from '@cvm/sev-hw/silicon';
 import type { VmState } from '../vm/state.js';
 import type { VcpuHandle } from '../vm/vcpu-state.js';
@@ -43,6 +44,8 @@ export interface CoreParts {
 	/** The register file that the VMM sees. */
 	readonly registers: BigUint64Array;
 	readonly xsave: Uint8Array;
+	/** What RDRAND draws from. */
+	readonly random: RandomSource;
 	/** Of the vCPU: `VcpuWord`. */
 	readonly words: Int32Array;
 	readonly run: RunPage;

@@ -1,3 +1,4 @@
+import type { RandomSource } from '@cvm/crypto';
 import { MXCSR_MASK, MXCSR_MASK_AT } from '../registers/fpu.js';
 import { Register, type RegisterName } from '../vm/vcpu-state.js';
 import type { GuestMemory } from './guest-memory.js';
@@ -51,6 +52,8 @@ export interface GuestCpuParts {
 	fixesHypercalls(): boolean;
 	/** The XSAVE area. */
 	readonly xsave: Uint8Array;
+	/** What RDRAND draws from. */
+	readonly random: RandomSource;
 	/** This vCPU's TLB. */
 	flushOwnTlb(): void;
 	/** Those of all vCPUs. */
@@ -62,6 +65,8 @@ export function createGuestCpu(parts: GuestCpuParts): BlockCpu {
 	// Halves of the registers, low half first, for values that fit a number.
 	const halves = new Uint32Array(registers.buffer, registers.byteOffset, registers.length * 2);
 	const opcode = new Uint8Array(3);
+	const drawn = new BigUint64Array(1);
+	const drawnBytes = new Uint8Array(drawn.buffer);
 	let ending: Ending = Ending.none;
 	let to = 0;
 	let port = 0;
@@ -80,6 +85,11 @@ export function createGuestCpu(parts: GuestCpuParts): BlockCpu {
 	const num = (name: RegisterName): number => {
 		const at = 2 * Register[name];
 		return number(name, halves[at] ?? 0, halves[at + 1] ?? 0);
+	};
+	/** A register that holds an address: of the upper half as a negative number. */
+	const signed = (name: RegisterName): number => {
+		const at = 2 * Register[name];
+		return ((halves[at + 1] ?? 0) | 0) * 2 ** 32 + (halves[at] ?? 0);
 	};
 	const setNum = (name: RegisterName, value: number): void => {
 		const at = 2 * Register[name];
@@ -159,7 +169,10 @@ export function createGuestCpu(parts: GuestCpuParts): BlockCpu {
 			flushOwnTlb();
 		},
 		get cr2() {
-			return num('cr2');
+			return signed('cr2');
+		},
+		set cr2(value) {
+			registers[Register.cr2] = BigInt.asUintN(64, BigInt(value));
 		},
 		get cpl() {
 			return num('cpl');
@@ -169,6 +182,10 @@ export function createGuestCpu(parts: GuestCpuParts): BlockCpu {
 		},
 		set gsBase(value) {
 			setNum('gsBase', value);
+		},
+		lgdt: (base, limit) => {
+			setNum('gdtrBase', base);
+			registers[Register.gdtrLimit] = BigInt(limit & 0xffff);
 		},
 		lidt: (base, limit) => {
 			setNum('idtrBase', base);
@@ -193,6 +210,14 @@ export function createGuestCpu(parts: GuestCpuParts): BlockCpu {
 			memory.store(va, image);
 		},
 
+		xrstor: (va) => {
+			const image = new Uint8Array(parts.xsave.length);
+			memory.load(va, image);
+			// Not part of the state.
+			new DataView(image.buffer).setUint32(MXCSR_MASK_AT, 0, true);
+			parts.xsave.set(image);
+		},
+
 		load: memory.load,
 		store: memory.store,
 		loadU8: (va) => memory.loadInteger(va, 1),
@@ -212,10 +237,21 @@ export function createGuestCpu(parts: GuestCpuParts): BlockCpu {
 			return sum;
 		},
 		exchangeU32: memory.exchangeU32,
+		rdrand: () => {
+			parts.random.fill(drawnBytes);
+			const value = drawn[0] ?? 0n;
+			drawn[0] = 0n;
+			return value;
+		},
 		flushTlb: flushAllTlbs,
 		address: program.address,
 
 		jump: (target) => end(Ending.jump, target),
+		farJump: (selector, target) => {
+			const ended = end(Ending.jump, target);
+			loadFlatCode(registers, BigInt(selector));
+			return ended;
+		},
 		call: (target, returnTo) => {
 			const rsp = num('rsp') - 8;
 			memory.storeU64(rsp, BigInt(program.address(returnTo)));

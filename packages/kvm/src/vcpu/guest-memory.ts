@@ -6,7 +6,10 @@ import type { Mmu } from './mmu.js';
 /** Largest run that is handed to the memory controller at once by `fill`. */
 const FILL_BYTES = 0x10000;
 
-/** Guest memory by virtual address: what load and store instructions do. Every method throws TripleFault as the MMU does. */
+/**
+ * Guest memory by virtual address: what load and store instructions do. Addresses of the upper half are negative. Every method
+ * throws TripleFault as the MMU does, and for an access that begins below 0 and ends above.
+ */
 export interface GuestMemory {
 	load(va: number, out: Uint8Array): void;
 	store(va: number, data: Uint8Array): void;
@@ -36,7 +39,7 @@ export function createGuestMemory(vm: VmState, memory: MemoryController, mmu: Mm
 	const runLength = (va: number, limit: number, isWrite: boolean): number => {
 		mmu.translate(va, isWrite);
 		const { spa, asid } = mmu;
-		let length = PAGE_SIZE - (va % PAGE_SIZE);
+		let length = PAGE_SIZE - (va & (PAGE_SIZE - 1));
 		if (length >= limit) return limit;
 		while (length < limit) {
 			mmu.translate(va + length, isWrite);
@@ -48,6 +51,7 @@ export function createGuestMemory(vm: VmState, memory: MemoryController, mmu: Mm
 	};
 
 	const load = (va: number, out: Uint8Array): void => {
+		if (va < 0 && va + out.length > 0) throw mmu.wrapFault(false);
 		for (let done = 0; done < out.length; ) {
 			const n = runLength(va + done, out.length - done, false);
 			memory.read(mmu.asid, mmu.spa, n === out.length ? out : out.subarray(done, done + n));
@@ -56,12 +60,13 @@ export function createGuestMemory(vm: VmState, memory: MemoryController, mmu: Mm
 	};
 
 	const store = (va: number, data: Uint8Array): void => {
+		if (va < 0 && va + data.length > 0) throw mmu.wrapFault(true);
 		for (let done = 0; done < data.length; ) {
 			const n = runLength(va + done, data.length - done, true);
 			memory.write(mmu.asid, mmu.spa, n === data.length ? data : data.subarray(done, done + n));
 			// After the store: a log fetched in between would lose it.
 			vm.markDirty(mmu.gpa);
-			for (let at = PAGE_SIZE - ((va + done) % PAGE_SIZE); at < n; at += PAGE_SIZE) {
+			for (let at = PAGE_SIZE - ((va + done) & (PAGE_SIZE - 1)); at < n; at += PAGE_SIZE) {
 				mmu.translate(va + done + at, true);
 				vm.markDirty(mmu.gpa);
 			}
@@ -92,6 +97,7 @@ export function createGuestMemory(vm: VmState, memory: MemoryController, mmu: Mm
 			store(va, scratch);
 		},
 		fill: (va, length, byte) => {
+			if (va < 0 && va + length > 0) throw mmu.wrapFault(true);
 			if (patternByte !== (byte & 0xff)) {
 				patternByte = byte & 0xff;
 				pattern.fill(patternByte);

@@ -11,14 +11,18 @@ const TLB_ENTRIES = 1024;
 const LARGE_ENTRIES = 256;
 const WRITABLE = 1;
 const PRIVATE = 2;
+/** Nested paging lets nobody store there. */
+const LOCKED = 4;
 
 const LARGE_PAGE = 0x200000;
 const HUGE_PAGE = 0x40000000;
 /** Bits of a page fault's error code. */
 const Pf = { present: 1, write: 2, user: 4, reserved: 8 } as const;
 const Pte = { present: 1, write: 2, large: 0x80 } as const;
-/** First address that is not canonical in the lower half. The upper half is not modelled. */
+/** First address that is not canonical in the lower half; the upper half begins at its negative. */
 const VA_END = 2 ** 47;
+/** Addresses that four levels tell apart. */
+const VA_SPAN = 2 ** 48;
 const CR0_PG = 1n << 31n;
 const EFER_LMA = 1n << 10n;
 
@@ -28,7 +32,13 @@ const EFER_LMA = 1n << 10n;
  * C-bit; without paging every access is private. Accessed and dirty bits are not set: PROJECT.
  */
 export interface Mmu {
-	/** Translates one address and leaves the result in the fields below. @throws TripleFault `translation` or `memory` */
+	/**
+	 * Translates one address and leaves the result in the fields below. The upper half is negative: −2^47 ≤ `va` < 2^47.
+	 *
+	 * DEVIATION(APM vol. 2 §5.3.1): an address that is not canonical is #PF, not #GP or #SS.
+	 *
+	 * @throws TripleFault `translation` or `memory`
+	 */
 	translate(va: number, isWrite: boolean): void;
 	/** System-physical address. */
 	readonly spa: number;
@@ -36,6 +46,8 @@ export interface Mmu {
 	readonly gpa: number;
 	/** Key of the access: the VM's ASID, or 0 for DRAM as it is. */
 	readonly asid: number;
+	/** What an access that begins below 0 and ends above is answered with: nothing goes round. */
+	wrapFault(isWrite: boolean): TripleFault;
 	/** Forgets all translations. */
 	flush(): void;
 }
@@ -48,6 +60,9 @@ function noMemory(message: string, gpa: number, isWrite: boolean): TripleFault {
 		info2: BigInt(gpa),
 	});
 }
+
+/** A virtual address as the processor shows it. */
+const hexVa = (va: number): string => hex(va < 0 ? BigInt.asUintN(64, BigInt(va)) : va);
 
 export function createMmu(vm: VmState, memory: MemoryController, registers: BigUint64Array): Mmu {
 	const tags = new Float64Array(TLB_ENTRIES).fill(-1);
@@ -76,7 +91,7 @@ export function createMmu(vm: VmState, memory: MemoryController, registers: BigU
 	/** Reads a table entry into `entryWords`. */
 	const readEntry = (table: number, index: number): void => {
 		const gpa = table + 8 * index;
-		const spa = vm.translate(gpa);
+		const spa = vm.translateNested(gpa);
 		if (spa < 0) throw noMemory(`page table at GPA ${hex(gpa)}: expected a memslot, got none`, gpa, false);
 		memory.read(vm.sevActive ? vm.asid : 0, spa, entry);
 	};
@@ -85,18 +100,19 @@ export function createMmu(vm: VmState, memory: MemoryController, registers: BigU
 	let leafAddress = 0;
 	let leafSize = 0;
 	let leafBits = 0;
-	const walk = (va: number): void => {
-		if (!(va >= 0 && va < VA_END)) {
-			throw pageFault(`VA ${hex(va)}: expected an address below 2^47`, 0);
-		}
+	/** The page of that access. */
+	const missed = (): string => hexVa(accessed - (accessed & (PAGE_SIZE - 1)));
+
+	/** @param linear bits 47:0 of a canonical address */
+	const walk = (linear: number): void => {
 		leafBits = WRITABLE | PRIVATE;
 		if (((registers[Register.cr0] ?? 0n) & CR0_PG) === 0n) {
-			leafAddress = va - (va % LARGE_PAGE);
+			leafAddress = linear - (linear % LARGE_PAGE);
 			leafSize = LARGE_PAGE;
 			return;
 		}
 		if (((registers[Register.efer] ?? 0n) & EFER_LMA) === 0n) {
-			throw pageFault(`VA ${hex(va)}: expected long mode, got legacy paging, which is not modelled`, 0);
+			throw pageFault(`VA ${missed()}: expected long mode, got legacy paging, which is not modelled`, 0);
 		}
 		const cBit = vm.sevActive ? 2 ** (vm.cbitPosition - 32) : 0;
 		// Bits 51:32 of an address, without the C-bit.
@@ -104,16 +120,16 @@ export function createMmu(vm: VmState, memory: MemoryController, registers: BigU
 		const cr3 = registers[Register.cr3] ?? 0n;
 		let table = Number(cr3 & 0xfffff000n) + (Number((cr3 >> 32n) & 0xffffffffn) & highMask) * 2 ** 32;
 		for (let shift = 2 ** 39; ; shift /= 512) {
-			readEntry(table, Math.floor(va / shift) % 512);
+			readEntry(table, Math.floor(linear / shift) % 512);
 			const low = entryWords[0] ?? 0;
 			const high = entryWords[1] ?? 0;
 			if ((low & Pte.present) === 0) {
-				throw pageFault(`VA ${hex(va)}: expected a present mapping, got none`, 0);
+				throw pageFault(`VA ${missed()}: expected a present mapping, got none`, 0);
 			}
 			if ((low & Pte.write) === 0) leafBits &= ~WRITABLE;
 			const isLarge = (low & Pte.large) !== 0 && shift !== PAGE_SIZE;
 			if (isLarge && shift > HUGE_PAGE) {
-				throw pageFault(`VA ${hex(va)}: expected leaves of at most 1 GiB, got a larger one`, Pf.present | Pf.reserved);
+				throw pageFault(`VA ${missed()}: expected leaves of at most 1 GiB, got a larger one`, Pf.present | Pf.reserved);
 			}
 			const address = ((low & 0xfffff000) >>> 0) + (high & highMask) * 2 ** 32;
 			if (shift === PAGE_SIZE || isLarge) {
@@ -122,7 +138,7 @@ export function createMmu(vm: VmState, memory: MemoryController, registers: BigU
 				leafSize = shift;
 				if (shift === HUGE_PAGE) {
 					// The TLB keeps a 1 GiB leaf as its 2 MiB parts, as processors without large enough entries do.
-					leafAddress += (va % HUGE_PAGE) - (va % LARGE_PAGE);
+					leafAddress += (linear % HUGE_PAGE) - (linear % LARGE_PAGE);
 					leafSize = LARGE_PAGE;
 				}
 				return;
@@ -133,27 +149,31 @@ export function createMmu(vm: VmState, memory: MemoryController, registers: BigU
 
 	/** Fills entry `slot` of the TLB for the page at `page`; `offset` is for the message. */
 	const fill = (page: number, slot: number, offset: number): void => {
-		const region = page - (page % LARGE_PAGE);
+		if (!(page >= -VA_END && page < VA_END)) {
+			throw pageFault(`VA ${hexVa(page)}: expected a canonical address, got another`, 0);
+		}
+		const linear = page < 0 ? page + VA_SPAN : page;
+		const region = linear - (linear % LARGE_PAGE);
 		const large = (region / LARGE_PAGE) % LARGE_ENTRIES;
 		if (largeTags[large] === region) {
 			leafAddress = largeGpas[large] ?? 0;
 			leafSize = LARGE_PAGE;
 			leafBits = largeBits[large] ?? 0;
 		} else {
-			walk(page);
+			walk(linear);
 			if (leafSize === LARGE_PAGE) {
 				largeTags[large] = region;
 				largeGpas[large] = leafAddress;
 				largeBits[large] = leafBits;
 			}
 		}
-		const gpa = leafAddress + (page % leafSize);
-		const spa = vm.translate(gpa);
+		const gpa = leafAddress + (linear % leafSize);
+		const spa = vm.translateNested(gpa);
 		if (spa < 0) throw noMemory(`GPA ${hex(gpa + offset)}: expected a memslot, got none`, gpa + offset, isWriteAccess);
 		tags[slot] = page;
 		spas[slot] = spa;
 		gpas[slot] = gpa;
-		bits[slot] = vm.sevActive ? leafBits : leafBits & ~PRIVATE;
+		bits[slot] = (vm.sevActive ? leafBits : leafBits & ~PRIVATE) | (vm.isSaveArea(gpa) ? LOCKED : 0);
 	};
 
 	const mmu = {
@@ -161,20 +181,23 @@ export function createMmu(vm: VmState, memory: MemoryController, registers: BigU
 		gpa: 0,
 		asid: 0,
 		translate: (va: number, isWrite: boolean): void => {
-			// Its page would be that of address 0.
-			if (va < 0) throw faultAt(va, isWrite, `VA ${hex(va)}: expected an address below 2^47`);
-			const offset = va % PAGE_SIZE;
-			const slot = ((va - offset) / PAGE_SIZE) % TLB_ENTRIES;
-			if (tags[slot] !== va - offset) {
+			// Masks and not remainders: they are right below 0 as well. The tag is the page itself, so halves cannot meet.
+			const offset = va & (PAGE_SIZE - 1);
+			const page = va - offset;
+			const slot = (page / PAGE_SIZE) & (TLB_ENTRIES - 1);
+			if (tags[slot] !== page) {
 				accessed = va;
 				isWriteAccess = isWrite;
-				fill(va - offset, slot, offset);
+				fill(page, slot, offset);
 			}
 			const flags = bits[slot] ?? 0;
 			mmu.gpa = (gpas[slot] ?? 0) + offset;
 			if (isWrite) {
 				if ((flags & WRITABLE) === 0) {
-					throw faultAt(va, isWrite, `VA ${hex(va)}: expected a writable mapping, got a read-only one`);
+					throw faultAt(va, isWrite, `VA ${hexVa(va)}: expected a writable mapping, got a read-only one`);
+				}
+				if ((flags & LOCKED) !== 0) {
+					throw noMemory(`GPA ${hex(mmu.gpa)}: expected writable memory, got a save area`, mmu.gpa, true);
 				}
 				if (!vm.isWritable(mmu.gpa)) {
 					throw noMemory(`GPA ${hex(mmu.gpa)}: expected a writable memslot, got a read-only one`, mmu.gpa, true);
@@ -183,6 +206,8 @@ export function createMmu(vm: VmState, memory: MemoryController, registers: BigU
 			mmu.spa = (spas[slot] ?? 0) + offset;
 			mmu.asid = (flags & PRIVATE) !== 0 ? vm.asid : 0;
 		},
+		wrapFault: (isWrite: boolean): TripleFault =>
+			faultAt(0, isWrite, 'VA 0x0: expected an access that ends in the upper half, got one that goes on'),
 		flush: (): void => {
 			tags.fill(-1);
 			largeTags.fill(-1);

@@ -1,3 +1,4 @@
+import type { RandomSource } from '@cvm/crypto';
 import type { MemoryController } from '@cvm/sev-hw/silicon';
 import type { VmState } from '../vm/state.js';
 import { Register } from '../vm/vcpu-state.js';
@@ -31,6 +32,8 @@ export interface ProcessorParts {
 	readonly program: GuestProgram;
 	readonly registers: BigUint64Array;
 	readonly xsave: Uint8Array;
+	/** What RDRAND draws from. */
+	readonly random: RandomSource;
 	/** Flushes the TLBs of all vCPUs. */
 	flushAllTlbs(): void;
 }
@@ -47,6 +50,7 @@ export function createProcessor(parts: ProcessorParts): Processor {
 		memory,
 		program,
 		xsave: parts.xsave,
+		random: parts.random,
 		fixesHypercalls: () => vm.fixesHypercalls,
 		flushOwnTlb: mmu.flush,
 		flushAllTlbs: parts.flushAllTlbs,

@@ -35,8 +35,9 @@ export type Target = string | number;
 export type IoSize = 1 | 2 | 4;
 
 /**
- * What guest code sees of its vCPU. Virtual addresses are numbers below 2^47. Memory goes through the page tables that
- * CR3 names (with CR0.PG off: identity, private if SEV is active), little-endian, at any alignment.
+ * What guest code sees of its vCPU. Virtual addresses are numbers below 2^47, those of the upper half negative: −2^39 is
+ * 0xFFFFFF8000000000. Code, stacks and tables are in the lower half. Memory goes through the page tables that CR3 names (with
+ * CR0.PG off: identity, private if SEV is active), little-endian, at any alignment.
  * An exception goes through the IDT; without a gate for it the guest is shut down.
  */
 export interface GuestCpu {
@@ -53,13 +54,15 @@ export interface GuestCpu {
 	cr3: bigint;
 	cr4: bigint;
 	efer: bigint;
-	/** The address that the last page fault named. */
-	readonly cr2: number;
+	/** The address that the last page fault named; negative if it is one of the upper half. MOV to CR2 writes it. */
+	cr2: number;
 	/** Current privilege level: 0 … 3. */
 	readonly cpl: number;
 	/** GS.base: what WRGSBASE and RDGSBASE do. */
 	gsBase: number;
 
+	/** LGDT. PROJECT: nothing looks at descriptors. */
+	lgdt(base: number, limit: number): void;
 	/** LIDT. Gates are 16 bytes each in every mode of this model (APM vol. 2 §4.8.4). */
 	lidt(base: number, limit: number): void;
 	/** Loads TR with a 64-bit TSS: RSP0 at 4, IST1 … IST7 from 0x24 on. Only stack switches need it. */
@@ -75,6 +78,8 @@ export interface GuestCpu {
 	readonly exitInfo2: bigint;
 	/** XSAVE of all components: stores the 4096-byte area, with the processor's MXCSR_MASK. */
 	xsave(va: number): void;
+	/** XRSTOR of all components from a 4096-byte area in the standard form, as {@link xsave} stores it. */
+	xrstor(va: number): void;
 
 	load(va: number, out: Uint8Array): void;
 	store(va: number, data: Uint8Array): void;
@@ -96,6 +101,11 @@ export interface GuestCpu {
 	addU8(va: number, delta: number): number;
 	/** LOCK XCHG: stores a u32 and returns what was there, in one step for every vCPU of the VM that does the same. */
 	exchangeU32(va: number, value: number): number;
+	/**
+	 * RDRAND (APM vol. 3): 64 random bits of the processor's own generator, never of the host's choosing. PROJECT: it never
+	 * fails, so there is no carry flag to look at.
+	 */
+	rdrand(): bigint;
 	/** Flushes the TLBs of all vCPUs of the VM: when it returns, no vCPU uses an older translation. */
 	flushTlb(): void;
 
@@ -103,6 +113,8 @@ export interface GuestCpu {
 	address(label: string): number;
 
 	jump(to: Target): Next;
+	/** JMP FAR: loads CS with a flat 64-bit code segment of this selector (PROJECT: descriptors are not looked at) and jumps. */
+	farJump(selector: number, to: Target): Next;
 	/** Pushes the address of `returnTo` on the guest's stack (RSP) and jumps. */
 	call(to: Target, returnTo: string): Next;
 	/** Pops an address from the guest's stack and jumps there. */

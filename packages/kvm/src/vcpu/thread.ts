@@ -1,4 +1,4 @@
-import type { CryptoProvider } from '@cvm/crypto';
+import { type CryptoProvider, type RandomSource, systemRandom } from '@cvm/crypto';
 import { openMemoryController } from '@cvm/sev-hw/silicon';
 import { openPageStatus } from '../page-status/in-kvm.js';
 import { openVmState, VmWord } from '../vm/state.js';
@@ -32,6 +32,11 @@ export interface VcpuOptions {
 	readonly ticks?: boolean;
 	/** Time since the VM began, in nanoseconds, for the clocks that KVM writes to guest memory: 0 by default. */
 	readonly now?: () => bigint;
+	/**
+	 * What RDRAND gives: by default the platform's generator, in its own thread. The processor's, and never the host's to
+	 * choose; a seeded source only makes a run reproducible, and whoever knows its seed knows the guest's keys.
+	 */
+	readonly random?: RandomSource;
 	/** Called between two blocks with the new RIP: for traces, and for tests that kick. */
 	readonly afterBlock?: (rip: number) => void;
 }
@@ -86,6 +91,7 @@ export function openVcpu(handle: VcpuHandle, o: VcpuOptions): VcpuThread {
 		program: o.program,
 		registers,
 		xsave,
+		random: o.random ?? systemRandom(),
 		words,
 		run,
 		msrs: createMsrs({ vm, registers, words, cpuid: handle.cpuid, run, onEfer: flush }),

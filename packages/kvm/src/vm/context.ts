@@ -23,7 +23,15 @@ export interface VmHost {
 	readonly vmsaFeatures: bigint;
 	/** What KVM_SEV_SEND_UPDATE_VMSA and KVM_SEV_RECEIVE_UPDATE_VMSA do: Linux answers −EINVAL. */
 	readonly vmsaTransport: VmsaTransport;
+	/** Whether `Vm.mapSaveArea` is there: Linux has nothing like it. */
+	readonly vmsaMapping: VmsaMapping;
 }
+
+/**
+ * PROJECT: no KVM shows a guest its save areas; the authors of the migration helper meant to. `none` is the real KVM; `model`
+ * implements it.
+ */
+export type VmsaMapping = 'none' | 'model';
 
 /**
  * PROJECT: KVM has numbers for the commands that move save areas between hosts, and no implementation. `einval` is the real

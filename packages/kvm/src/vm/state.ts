@@ -98,6 +98,13 @@ export interface VmState {
 	readonly tlbGeneration: number;
 	/** System-physical address behind a guest-physical one (without C-bit), or −1. Holds to the end of the page. */
 	translate(gpa: number): number;
+	/**
+	 * What nested paging makes of a guest-physical address: {@link translate}, but where a save area was put over the slots. KVM's own
+	 * accesses to guest memory go by the slots.
+	 */
+	translateNested(gpa: number): number;
+	/** Whether a save area stands at a guest-physical address: nobody may store there. */
+	isSaveArea(gpa: number): boolean;
 	/** Whether the guest may store to a guest-physical address that translates: false in a KVM_MEM_READONLY slot. */
 	isWritable(gpa: number): boolean;
 	/**
@@ -150,6 +157,14 @@ export function openVmState(handle: VmHandle, dirtyRing?: SharedArrayBuffer): Vm
 		}
 	};
 	const read = (word: number) => Atomics.load(words, word);
+	/** Index of the save area at an address, or −1. */
+	const saveAreaAt = (gpa: number): number => {
+		const count = read(VmWord.saveAreaCount);
+		const frame = Math.floor(gpa / 2 ** PAGE_SHIFT);
+		for (let i = 0; i < count; i++) if (read(VmWord.saveAreaGuestFrames + i) === frame) return i;
+		return -1;
+	};
+	const translate = (gpa: number): number => (seek(gpa) && (flags & SLOT_INVALID) === 0 ? spa + (gpa - start) : -1);
 
 	return {
 		words,
@@ -184,7 +199,13 @@ export function openVmState(handle: VmHandle, dirtyRing?: SharedArrayBuffer): Vm
 		get tlbGeneration() {
 			return read(VmWord.tlbGeneration);
 		},
-		translate: (gpa) => (seek(gpa) && (flags & SLOT_INVALID) === 0 ? spa + (gpa - start) : -1),
+		translate,
+		translateNested: (gpa) => {
+			const area = saveAreaAt(gpa);
+			if (area < 0) return translate(gpa);
+			return read(VmWord.saveAreaFrames + area) * 2 ** PAGE_SHIFT + (gpa % 2 ** PAGE_SHIFT);
+		},
+		isSaveArea: (gpa) => saveAreaAt(gpa) >= 0,
 		isWritable: (gpa) => seek(gpa) && (flags & MemFlag.readonly) === 0,
 		markDirty: (gpa) => {
 			if (!seek(gpa) || bitmap < 0 || (ring === undefined && (flags & SLOT_RING) !== 0)) return;

@@ -1,3 +1,4 @@
+import type { Gpa } from '@cvm/layout';
 import type { CpuidEntry } from '../abi/cpuid.js';
 import { Errno } from '../abi/errno.js';
 import { VmType } from '../abi/vm-type.js';
@@ -9,6 +10,7 @@ import { type MsrFilter, setMsrFilter } from '../msr/filter.js';
 import { createPageStatusIoctls, type PageStatusIoctls } from '../page-status/ioctls.js';
 import { createSevContext } from '../sev/context.js';
 import { copyEncContextFrom } from '../sev/copy.js';
+import { mapSaveArea, unmapSaveArea } from '../sev/es/map-save-area.js';
 import { freeSaveAreas } from '../sev/es/save-area.js';
 import { createSevIoctls, type SevIoctls } from '../sev/ioctls.js';
 import { closeContext, destroyContext } from '../sev/lifetime.js';
@@ -59,6 +61,18 @@ export interface Vm {
 	memoryEncryptUnregisterRegion(region: EncRegion): number;
 	/** KVM_MEMORY_ENCRYPT_OP. */
 	readonly sev: SevIoctls;
+	/**
+	 * PROJECT: lets this SEV-ES guest read the save area of a vCPU at a guest-physical address below 2^43, over whatever slot is there:
+	 * a page for nested paging alone, which the guest's key opens and no store reaches (a nested fault, #VC). It shows what the last
+	 * KVM_RUN of that vCPU left; the processor's checksum of it is not in the page. `owner`: whose vCPU it is, for a mirror: the VM that
+	 * it shares the context of; this VM by default. vCPUs take it on at their next block.
+	 *
+	 * −ENOTTY: the kernel has no such call (`vmsaMapping`), or no SEV-ES guest. −EINVAL: an address that is none, another owner, no such
+	 * vCPU, or one whose state is not encrypted yet. −EEXIST: a save area stands there. −ENOMEM: there are 32.
+	 */
+	mapSaveArea(vcpu: number, guestPhysAddr: Gpa, owner?: Vm): number;
+	/** The inverse. −ENOTTY as above, −ENOENT: none there. */
+	unmapSaveArea(guestPhysAddr: Gpa): number;
 	/**
 	 * KVM_CREATE_IRQCHIP: local APICs in the kernel, so that vCPUs start each other by INIT and SIPI. −EEXIST: it is there.
 	 * −EINVAL: there are vCPUs. vCPUs but number 0 are created uninitialized from then on.
@@ -161,6 +175,8 @@ export function createVm(host: VmHost, supported: boolean, type: VmType): Vm {
 		memoryEncryptRegisterRegion: alive(regions.register),
 		memoryEncryptUnregisterRegion: alive(regions.unregister),
 		sev,
+		mapSaveArea: alive((vcpu, at, owner) => mapSaveArea(vm, vcpu, at, owner === undefined ? vm : contextOf(owner))),
+		unmapSaveArea: alive((at) => unmapSaveArea(vm, at)),
 		createVcpu: (index, cpuid) => {
 			if (destroyed) throw new KvmError('vm-gone', 'createVcpu', 'a live VM', 'a destroyed one');
 			if (context.dead) throw new KvmError('vm-gone', 'createVcpu', 'a live VM', 'one whose context was moved away');

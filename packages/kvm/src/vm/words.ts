@@ -57,6 +57,11 @@ export const VmWord = {
 	apJumpTable: 180,
 	/** One word per vCPU: see {@link ApicEvent}. */
 	apicEvents: 192,
+	/** PROJECT: how many save areas the guest can read. */
+	saveAreaCount: 224,
+	/** For each of them its guest frame, then for each its frame of DRAM: 32 words each. */
+	saveAreaGuestFrames: 256,
+	saveAreaFrames: 288,
 	/** Bytes of each vCPU's dirty ring; 0 = dirty bitmaps. */
 	dirtyRingBytes: 161,
 	/** 16 bitmaps of 0x600 bytes. */

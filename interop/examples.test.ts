@@ -6,7 +6,7 @@ import { migrated } from './capture.mjs';
 import { run, temporaryFolder } from './programs.js';
 import { pause, startMachine } from './qemu-runs.js';
 
-/* The examples of @cvm/qemu-mig and @cvm/kvm, as a reader of their READMEs would run them; the former on real streams. */
+/* The examples of the packages, as a reader of their READMEs would run them; those of @cvm/qemu-mig on real streams. */
 
 const folder = temporaryFolder();
 const path = (name: string) => fileURLToPath(new URL(`../${name}`, import.meta.url));
@@ -48,4 +48,12 @@ it('runs a guest that negotiates, shares, writes and is harvested', () => {
 	const lines = run(process.execPath, [path('packages/kvm/examples/guest.mjs')]).split('\n');
 	expect(lines[0]).toMatch(/^may be migrated: true /);
 	expect(lines).toContain('dirty frames from 0x2000 on: 111');
+});
+
+it('moves a page between two helpers, and one copy may run', () => {
+	expect(
+		run(process.execPath, [path('packages/ovmf-mh/examples/session.mjs')])
+			.split('\n')
+			.slice(0, 2),
+	).toEqual(['what the hosts see of the page: noise', 'source: retired 0 target: idle 90']);
 });

@@ -1,24 +1,28 @@
-// Writes docs/sev-states.md from the firmware's command table, packages/sev-hw/src/abi/commands.ts:
-//   node tools/state-diagrams.mjs            writes it
-//   node tools/state-diagrams.mjs --check    fails if it is not what it would write
-import { readFileSync, writeFileSync } from 'node:fs';
+// Writes docs/sev-states.md from the firmware's command table, packages/sev-hw/src/abi/commands.ts, and docs/helper-states.md from
+// that of the migration helper, packages/ovmf-mh/src/session/transitions.ts:
+//   node tools/state-diagrams.mjs            writes them
+//   node tools/state-diagrams.mjs --check    fails if they are not what it would write
+import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { build } from 'esbuild';
 
 const path = (name) => fileURLToPath(new URL(`../${name}`, import.meta.url));
-const target = path('docs/sev-states.md');
 
-/** The table as the firmware itself has it: TypeScript, which Node 20 does not read. */
-const { outputFiles } = await build({
-	entryPoints: [path('packages/sev-hw/src/abi/index.ts')],
-	bundle: true,
-	write: false,
-	format: 'esm',
-	conditions: ['@cvm/source'],
-	logLevel: 'error',
-});
-const code = Buffer.from(outputFiles[0].contents).toString('base64');
-const { COMMANDS, GuestState, PlatformState } = await import(`data:text/javascript;base64,${code}`);
+/** A table as the code itself has it: TypeScript, which Node 20 does not read. */
+async function load(entry) {
+	const { outputFiles } = await build({
+		entryPoints: [path(entry)],
+		bundle: true,
+		write: false,
+		format: 'esm',
+		conditions: ['@cvm/source'],
+		logLevel: 'error',
+	});
+	return await import(`data:text/javascript;base64,${Buffer.from(outputFiles[0].contents).toString('base64')}`);
+}
+const { COMMANDS, GuestState, PlatformState } = await load('packages/sev-hw/src/abi/index.ts');
+const { SESSION_TABLE } = await load('packages/ovmf-mh/src/session/transitions.ts');
+const { HelperCommand, HelperPhase } = await load('packages/ovmf-mh/src/mailbox/abi.ts');
 
 const nameOf = (states, value) => Object.keys(states).find((name) => states[name] === value);
 const platformStates = Object.keys(PlatformState);
@@ -125,9 +129,71 @@ const text = [
 	'',
 ].join('\n');
 
-if (process.argv.includes('--check')) {
-	if (readFileSync(target, 'utf8') !== text) {
-		console.error('docs/sev-states.md is out of date: run `node tools/state-diagrams.mjs`');
+const phases = Object.keys(HelperPhase);
+/** Each phase is of the source or of the target; a target that runs is `idle`, and so a source. */
+const isOfTarget = (name) => HelperPhase[name] >= HelperPhase.empty;
+const helperEdges = (belongs) =>
+	Object.entries(SESSION_TABLE).flatMap(([label, { next, fatal }]) =>
+		Object.entries(next)
+			.filter(([from]) => belongs(from))
+			.flatMap(([from, to]) => [
+				...(from === to ? [] : [{ from, to, label }]),
+				...(fatal ? [{ from, to: 'aborted', label: `${label} refused` }] : []),
+			]),
+	);
+const helperRows = Object.entries(SESSION_TABLE).map(([name, { input, by, next, fatal }]) =>
+	row([
+		`0x${HelperCommand[name].toString(16).padStart(2, '0')}`,
+		name,
+		input === 'none' ? '' : input,
+		by,
+		fatal ? 'yes' : '',
+		...phases.map((phase) => (next[phase] === undefined ? NONE : next[phase] === phase ? STAYS : `→ ${next[phase]}`)),
+	]),
+);
+const helperTitles = ['Nr', 'Command', 'Input', 'By helper', 'Fatal', ...phases];
+
+const helperText = [
+	'# States of the migration helper',
+	'',
+	'Made by `node tools/state-diagrams.mjs` from `packages/ovmf-mh/src/session/transitions.ts`, the table that the hardened helper itself',
+	'dispatches by. Do not edit. The machine is of this project; start and abort tokens are an idea of the TDX module.',
+	'',
+	'## Source',
+	'',
+	...diagram(helperEdges((name) => !isOfTarget(name))),
+	'',
+	'Up to `proven` the source takes its guest back alone. From `committed` on it must not run, unless the target gives ABORT. A source that',
+	'is `retired` has neither keys nor memory.',
+	'',
+	'## Target',
+	'',
+	...diagram(helperEdges(isOfTarget)),
+	'',
+	'The guest runs from `idle` on, and may leave again as a source. A target that made ABORT wiped its keys before, so it can never take',
+	'START.',
+	'',
+	'## Which command is legal where',
+	'',
+	`\`${STAYS}\`: legal, the phase stays. \`→\`: legal, and the phase after success. Empty: refused with \`phase\`, and nothing changes. A legal`,
+	'command may still be refused; then too nothing changes, unless it is fatal: that ends the session, with the phase `aborted`.',
+	'`run` in `idle` only repeats RUNNING for the START that it answered.',
+	'',
+	'Input: whether a message comes with it. By helper: the first one for the whole guest, while all others rest, or each for its stream.',
+	'',
+	row(helperTitles),
+	row(helperTitles.map(() => '---')),
+	...helperRows,
+	'',
+].join('\n');
+
+for (const [name, wanted] of [
+	['docs/sev-states.md', text],
+	['docs/helper-states.md', helperText],
+]) {
+	if (!process.argv.includes('--check')) writeFileSync(path(name), wanted);
+	else if (!existsSync(path(name)) || readFileSync(path(name), 'utf8') !== wanted) {
+		console.error(`${name} is out of date: run \`node tools/state-diagrams.mjs\``);
 		process.exitCode = 1;
 	}
-} else writeFileSync(target, text);
+}

@@ -6,6 +6,8 @@ export default defineConfig(
 		index: 'src/index.ts',
 		firmware: 'src/firmware/index.ts',
 		host: 'src/host/index.ts',
+		resume: 'src/resume/index.ts',
 		session: 'src/session/index.ts',
+		uefi: 'src/uefi/index.ts',
 	}),
 );

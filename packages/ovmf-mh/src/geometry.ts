@@ -35,6 +35,9 @@ export const HandlerAllocations = {
 	/** 4 pages. */
 	stack: 0xe00000,
 	stackBytes: 4 * PAGE_SIZE,
+	/** One page: the driver's variables. */
+	data: 0xe04000,
+	dataBytes: PAGE_SIZE,
 } as const;
 
 /** Most helpers of one guest, each on a mirror vCPU with a stream of its own. */
@@ -53,20 +56,43 @@ export const HelperGeometry = {
 	streamStates: 0x8a1000,
 	/** Stack of helper s: one page at + s × 4096. */
 	stacks: 0x8a9000,
-	/** Private work area of helper s: two pages at + s × 8192. */
-	scratch: 0x8ac000,
+	/** Private work area of helper s: one page at + s × 4096. */
+	scratch: 0x8b1000,
+	/** Page tables of all helpers: PML4, the PDPT of the private map, the PDPT of the shared alias. */
+	pageTables: 0x8b9000,
+	/** What the firmware recorded for the helper, one page: see {@link helperRecord}. */
+	record: 0x8bc000,
+	/** SEV-ES: what the vCPUs of a guest that arrived resume by, {@link RESUME_SLOT_BYTES} each. */
+	resume: 0x8bd000,
 	/** See `MemoryMap.helperGate` of `@cvm/kvm/guest`. */
 	gate: 0x8bf000,
-	/** Bitmaps, a bit per frame from 0 on: what the guest shares, what was sealed or opened in this epoch, what was ever opened. */
+	/** Bitmaps, a bit per frame from 0 on: what the guest shares, what was sealed or opened in this epoch. */
 	sharedMap: 0x8c0000,
 	epochMap: 0x8d0000,
-	seenMap: 0x8e0000,
 	mapBytes: 0x10000,
+	/**
+	 * SEV-ES: the save area of vCPU i at + i × 4096. At the source the host maps the processor's page there, for the helper to read; at the
+	 * target it is memory, in which the helper puts what arrived and the vCPU finds it.
+	 */
+	saveAreas: 0x8f0000,
+	saveAreasEnd: 0x900000,
 	/** Shared windows: that of helper s at + s × `windowStride`. First a page as the mailbox has it, then the bodies of a batch. */
 	windows: 0x900000,
 	windowStride: 0x41000,
 	windowsEnd: 0x900000 + MAX_HELPERS * 0x41000,
 } as const;
+
+/** vCPUs whose save areas have room. */
+export const MAX_SAVE_AREAS = (HelperGeometry.saveAreasEnd - HelperGeometry.saveAreas) / PAGE_SIZE;
+/** Bytes of {@link HelperGeometry.resume} that one vCPU has. */
+export const RESUME_SLOT_BYTES = PAGE_SIZE / MAX_SAVE_AREAS;
+/** Where the helper finds, or puts, the save areas of a SEV-ES guest's vCPUs. @throws RangeError for more than fit */
+export function saveAreasOf(vcpus: number): readonly number[] {
+	if (!Number.isInteger(vcpus) || vcpus < 0 || vcpus > MAX_SAVE_AREAS) {
+		throw new RangeError(`vCPUs: expected at most ${MAX_SAVE_AREAS}, got ${vcpus}`);
+	}
+	return Array.from({ length: vcpus }, (_, i) => HelperGeometry.saveAreas + i * PAGE_SIZE);
+}
 
 /** RAM that the maps cover. */
 export const MAX_RAM = HelperGeometry.mapBytes * 8 * PAGE_SIZE;
@@ -81,7 +107,7 @@ export const bodiesOf = (helper: number): number =>
 /** Everything that is the helper's own and must neither be sealed nor opened; a VMM that knows it need not ask. Ascending. */
 export const helperRanges = (): readonly GpaRange[] => {
 	const { mailbox, mailboxBytes, entry, entryBytes } = PublishedGeometry;
-	const { pageTablePool, pageTablePoolBytes, stack, stackBytes } = HandlerAllocations;
+	const { pageTablePool, pageTablePoolBytes, stack, stackBytes, data, dataBytes } = HandlerAllocations;
 	const range = (start: number, bytes: number): GpaRange => ({ start, end: start + bytes });
 	return [
 		range(mailbox, mailboxBytes),
@@ -90,6 +116,7 @@ export const helperRanges = (): readonly GpaRange[] => {
 		{ start: HelperGeometry.windows, end: HelperGeometry.windowsEnd },
 		range(pageTablePool, pageTablePoolBytes),
 		range(stack, stackBytes),
+		range(data, dataBytes),
 	];
 };
 
@@ -98,3 +125,6 @@ export const helperRanges = (): readonly GpaRange[] => {
  * 16 bytes of a map.
  */
 export const streamOfFrame = (gfn: number, streams: number): number => Math.floor(gfn / 128) % streams;
+
+/** PROJECT: RIP of a target's first processor once its firmware rests and touches no memory any more: how a VMM knows that it may start. */
+export const TARGET_REST = 0xffca3000;

@@ -18,6 +18,8 @@ const RAM = 0x1800000;
 const KEY = 0x5a;
 export const C_BIT = 47;
 const NEXT = {} as Next;
+/** Addresses of the upper half are negative. */
+const modulo = (value: number, by: number) => ((value % by) + by) % by;
 const REGISTERS: readonly RegName[] = [
 	...(['rax', 'rcx', 'rdx', 'rbx', 'rsp', 'rbp', 'rsi', 'rdi'] as const),
 	...(['r8', 'r9', 'r10', 'r11', 'r12', 'r13', 'r14', 'r15'] as const),
@@ -49,12 +51,12 @@ export function createFakeMachine(host: FakeHost, ...fragments: readonly CodeFra
 		if ((control.cr4 & 0x20n) === 0n || (control.efer & 0x100n) === 0n) throw new Error('paging without long mode');
 		let table = Number(control.cr3 & 0xffffff000n);
 		for (const shift of [39, 30, 21, 12]) {
-			const entry = decode(word(table + 8 * (Math.floor(va / 2 ** shift) % 512)));
+			const entry = decode(word(table + 8 * modulo(Math.floor(va / 2 ** shift), 512)));
 			if ((entry & 1n) === 0n) throw new Error(`nothing mapped at 0x${va.toString(16)}`);
 			const address = Number(entry & 0xffffff000n);
 			if (shift === 12 || (entry & 0x80n) !== 0n) {
 				const size = 2 ** shift;
-				return { at: address + (va % size), isPrivate: sev && (entry & (1n << BigInt(C_BIT))) !== 0n };
+				return { at: address + modulo(va, size), isPrivate: sev && (entry & (1n << BigInt(C_BIT))) !== 0n };
 			}
 			table = address;
 		}
@@ -64,7 +66,7 @@ export function createFakeMachine(host: FakeHost, ...fragments: readonly CodeFra
 	/** Visits the pages of a range: where it lies and what to XOR. */
 	const pages = (va: number, length: number, visit: (at: number, from: number, bytes: number, key: number) => void) => {
 		for (let done = 0; done < length; ) {
-			const bytes = Math.min(length - done, 4096 - ((va + done) % 4096));
+			const bytes = Math.min(length - done, 4096 - modulo(va + done, 4096));
 			const { at, isPrivate } = translate(va + done);
 			if (at + bytes > RAM) throw new Error(`no memory at 0x${at.toString(16)}`);
 			visit(at, done, bytes, isPrivate ? KEY : 0);
@@ -146,6 +148,12 @@ export function createFakeMachine(host: FakeHost, ...fragments: readonly CodeFra
 		xsave: () => {
 			throw new Error('not used by firmware');
 		},
+		xrstor: () => {
+			throw new Error('not used by firmware');
+		},
+		lgdt: () => {
+			throw new Error('not used by firmware');
+		},
 		load,
 		store,
 		loadU8: (va) => Number(integer(va, 1)),
@@ -165,11 +173,15 @@ export function createFakeMachine(host: FakeHost, ...fragments: readonly CodeFra
 		exchangeU32: () => {
 			throw new Error('not used by firmware');
 		},
+		rdrand: () => {
+			throw new Error('not used by firmware');
+		},
 		flushTlb: () => {
 			seen.flushes++;
 		},
 		address: (label) => program.address(label),
 		jump: go,
+		farJump: (_selector, to) => go(to),
 		call: (to, returnTo) => {
 			setReg('rsp', reg('rsp') - 8n);
 			setInteger(safe(reg('rsp')), 8, BigInt(program.address(returnTo)));

@@ -1,9 +1,13 @@
 import { E820Type, e820Entry, encodeBootParams, MAX_E820, MemoryMap } from '@cvm/kvm/guest';
 import type { Block, CodeFragment, GuestCpu, RegName } from '@cvm/kvm/vcpu';
+import { firmwareAllocations } from '../uefi/firmware-layout.js';
+import { efiMemoryDescriptor, encodeMemoryMap, memoryMapOf } from '../uefi/memory-map.js';
+import type { FirmwareOptions } from './options.js';
+import { recordableRam } from './ram-map.js';
 import { GET_VARIABLE } from './variables.js';
 import { CODE_BASE, FirmwareMemory, fileContents, isSevEs, VARIABLE_FLASH, workWord } from './work-area.js';
 
-interface MemoryEntry {
+export interface MemoryEntry {
 	readonly addr: number;
 	readonly size: number;
 	readonly type: number;
@@ -15,7 +19,7 @@ const MAX_ADDRESS = 2 ** 52;
 const WORKLOAD_CHARACTERS = 32;
 
 /** The host's map; a host without one gets RAM from 0, as its size says. */
-function hostMap(cpu: GuestCpu, ramBytes: number): MemoryEntry[] {
+export function hostMap(cpu: GuestCpu, ramBytes: number): MemoryEntry[] {
 	const file = fileContents(cpu, 'etc/e820');
 	const count = Math.floor(file.length / e820Entry.size);
 	if (count === 0) return [{ addr: 0, size: ramBytes, type: E820Type.ram }];
@@ -52,6 +56,19 @@ function kernelMap(cpu: GuestCpu, ramBytes: number): MemoryEntry[] {
 	return [...own, ...rest].sort((a, b) => a.addr - b.addr).slice(0, MAX_E820);
 }
 
+/** GetMemoryMap, as the OS finds it at ExitBootServices: a u64 count, then the descriptors. */
+function storeMemoryMap(cpu: GuestCpu, ramBytes: number, { helper = 'none', handler }: FirmwareOptions): void {
+	const { firmware, firmwareEnd } = MemoryMap;
+	const places = handler?.places;
+	const range = { start: firmware, end: firmwareEnd };
+	const allocations = firmwareAllocations({ helper, firmware: range, ...(places && { places }) });
+	const { memoryMap, memoryMapEnd } = FirmwareMemory;
+	const room = Math.floor((memoryMapEnd - memoryMap - 8) / efiMemoryDescriptor.size);
+	const map = memoryMapOf(recordableRam(hostMap(cpu, ramBytes)), allocations).slice(0, room);
+	cpu.storeNum(memoryMap, map.length);
+	cpu.store(memoryMap + 8, encodeMemoryMap(map));
+}
+
 /** Decimal digits at the start of a file, modulo 2^64; 0 if there are none. */
 function decimal(file: Uint8Array): bigint {
 	let value = 0n;
@@ -73,7 +90,7 @@ const REGISTERS: readonly RegName[] = [
 	...(['r8', 'r9', 'r10', 'r11', 'r12', 'r13', 'r14', 'r15'] as const),
 ];
 
-const blocks = {
+const bootBlocks = (options: FirmwareOptions): Record<string, Block> => ({
 	'fw.boot': (cpu) => {
 		const ramBytes = Math.min(Number(workWord(cpu, 'ramBytes')), MAX_ADDRESS);
 		const parameters = encodeBootParams({
@@ -83,11 +100,13 @@ const blocks = {
 			cpus: Number(workWord(cpu, 'cpus')),
 			kexecs: Number(BigInt.asUintN(8, decimal(fileContents(cpu, 'opt/cvm/kexecs')))),
 			efi: true,
+			helper: workWord(cpu, 'helper') === 1n,
 			workload: word(fileContents(cpu, 'opt/cvm/workload')),
 			getVariable: cpu.address(GET_VARIABLE),
 			apReset: cpu.address(isSevEs(cpu) ? 'fw.mp.reset' : 'fw.ap.reset'),
 			e820: kernelMap(cpu, ramBytes),
 		});
+		if ((options.helper ?? 'none') !== 'none') storeMemoryMap(cpu, ramBytes, options);
 		cpu.fill(MemoryMap.bootParams, 0x1000, 0);
 		cpu.store(MemoryMap.bootParams, parameters);
 		return cpu.jump('fw.boot.leave');
@@ -101,7 +120,11 @@ const blocks = {
 		cpu.setNum('rsi', MemoryMap.bootParams);
 		return cpu.jump('kernel_entry');
 	},
-} satisfies Record<string, Block>;
+});
 
 /** Writes the boot parameters, clears what the firmware used and jumps to `kernel_entry` with RSI at the parameters. */
-export const bootFragment: CodeFragment = { name: 'ovmf-boot', base: CODE_BASE + 0x3000, blocks };
+export const bootFragment = (options: FirmwareOptions): CodeFragment => ({
+	name: 'ovmf-boot',
+	base: CODE_BASE + 0x3000,
+	blocks: bootBlocks(options),
+});

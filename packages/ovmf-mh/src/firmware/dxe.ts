@@ -1,10 +1,11 @@
 import { MemoryMap } from '@cvm/kvm/guest';
-import type { Block, CodeFragment } from '@cvm/kvm/vcpu';
+import type { Block, CodeFragment, GuestCpu } from '@cvm/kvm/vcpu';
 import { PAGE_SIZE } from '@cvm/layout';
-import { DECRYPTED, type FirmwareOptions, featureBit } from './options.js';
-import { clearEncryptionMask } from './sec.js';
+import { memEncryptBlocks, pagesArgument } from './mem-encrypt.js';
+import { type FirmwareOptions, featureBit } from './options.js';
+import { sharedGhcbPages } from './sec.js';
 import { initialiseVariables, setLiveMigrationVariable } from './variables.js';
-import { CODE_BASE, FirmwareMemory, isSevEs, setWorkWord, VARIABLE_FLASH, workWord } from './work-area.js';
+import { CODE_BASE, isSevEs, setWorkWord, VARIABLE_FLASH, workWord } from './work-area.js';
 
 const FIRST_LEAF = 0x40000000;
 const LEAF_STEP = 0x100;
@@ -12,18 +13,24 @@ const END_OF_LEAVES = 0x40010000;
 /** "KVMKVMKVM\0\0\0" in EBX, ECX, EDX. */
 const SIGNATURE = [0x4b4d564bn, 0x564b4d56n, 0x4dn] as const;
 const HYPERVISOR_PRESENT = 1n << 31n;
-/** KVM_HC_PAGE_ENC_STATUS in v12, KVM_HC_MAP_GPA_RANGE upstream. */
-const PAGE_STATUS = 12n;
 const low32 = (value: bigint) => value & 0xffffffffn;
 
 /**
- * Detection, page reports and EndOfDxe, after the OVMF live-migration patches v6 (edk2-devel, August 2021). R13 is the CPUID
- * leaf of the scan; `fw.report` takes the address in RDI and the number of 4 KiB pages in RSI.
+ * Detection, page reports and EndOfDxe, after the OVMF live-migration patches v6 (edk2-devel, August 2021), with the migration
+ * handler's set-up between them. R13 is the CPUID leaf of the scan.
  */
-function dxeBlocks({ abi = 'upstream', setVariable = 'as-designed' }: FirmwareOptions): Record<string, Block> {
+function dxeBlocks(options: FirmwareOptions): Record<string, Block> {
+	const { abi = 'upstream', setVariable: answer = 'as-designed', variableSetBy: setter = 'AmdSevDxe' } = options;
+	const { helper = 'none', reports } = options;
+	const setVariable = (cpu: GuestCpu): void => {
+		const vouch =
+			options.reportsPages !== false && workWord(cpu, 'hypercall') !== 0n && workWord(cpu, 'refused') === 0n;
+		if (!vouch || answer === 'absent') return;
+		setLiveMigrationVariable(cpu, answer === 'zero' ? 0 : 1, options.variableAttributes === 'volatile');
+	};
 	return {
 		'fw.dxe': (cpu) => {
-			initialiseVariables(cpu);
+			initialiseVariables(cpu, options.variableStore === 'kept');
 			// Without SEV there is nothing to report, and AmdSevDxe returns before it registers for EndOfDxe.
 			if (workWord(cpu, 'encryptionMask') === 0n) return cpu.jump('fw.boot');
 			cpu.setNum('rax', 1);
@@ -58,45 +65,28 @@ function dxeBlocks({ abi = 'upstream', setVariable = 'as-designed' }: FirmwareOp
 
 		// SEC shared the GHCB before it could tell anybody.
 		'fw.dxe.ghcb': (cpu) => {
-			cpu.setNum('rdi', MemoryMap.ghcb);
-			cpu.setNum('rsi', MemoryMap.ghcbPages);
+			const pages = reports?.ghcb === 'exact' ? sharedGhcbPages(options) : MemoryMap.ghcbPages;
+			pagesArgument(cpu, MemoryMap.ghcb, MemoryMap.ghcb + pages * PAGE_SIZE);
 			return cpu.call('fw.report', 'fw.dxe.ap_ghcbs');
 		},
 		'fw.dxe.ap_ghcbs': (cpu) => {
 			if (!isSevEs(cpu)) return cpu.jump('fw.dxe.flash');
-			cpu.setNum('rdi', MemoryMap.apGhcb);
-			cpu.setNum('rsi', (MemoryMap.apGhcbEnd - MemoryMap.apGhcb) / PAGE_SIZE);
+			pagesArgument(cpu, MemoryMap.apGhcb, MemoryMap.apGhcbEnd);
 			return cpu.call('fw.report', 'fw.dxe.flash');
 		},
 		'fw.dxe.flash': (cpu) => {
-			const pages = VARIABLE_FLASH.bytes / PAGE_SIZE;
-			clearEncryptionMask(cpu, VARIABLE_FLASH.base, pages, FirmwareMemory.flashPageTable);
-			cpu.flushTlb();
-			cpu.setNum('rdi', VARIABLE_FLASH.base);
-			cpu.setNum('rsi', pages);
-			return cpu.call('fw.report', 'fw.dxe.end');
+			pagesArgument(cpu, VARIABLE_FLASH.base, VARIABLE_FLASH.base + VARIABLE_FLASH.bytes);
+			return cpu.call('fw.enc_dec', 'fw.dxe.platform');
 		},
-
-		// SetMemoryEncDecHypercall3: after the tables changed and the TLB was flushed.
-		'fw.report': (cpu) => {
-			if (workWord(cpu, 'hypercall') === 0n) return cpu.ret();
-			cpu.setReg('rax', PAGE_STATUS);
-			cpu.setReg('rbx', cpu.reg('rdi') & ~0xfffn);
-			cpu.setReg('rcx', cpu.reg('rsi'));
-			cpu.setReg('rdx', DECRYPTED);
-			return cpu.vmmcall('fw.report.result');
+		'fw.dxe.platform': (cpu) => {
+			if (setter === 'PlatformDxe') setVariable(cpu);
+			return cpu.jump(helper === 'none' ? 'fw.dxe.end' : 'fw.mh');
 		},
-		'fw.report.result': (cpu) => {
-			// EFI_NO_MAPPING in OVMF. A host that did not take the report must not be told that it has them all.
-			if (cpu.reg('rax') !== 0n) setWorkWord(cpu, 'refused', 1n);
-			return cpu.ret();
-		},
-
 		'fw.dxe.end': (cpu) => {
-			const vouch = workWord(cpu, 'hypercall') !== 0n && workWord(cpu, 'refused') === 0n;
-			if (vouch && setVariable !== 'absent') setLiveMigrationVariable(cpu, setVariable === 'zero' ? 0 : 1);
+			if (setter === 'AmdSevDxe') setVariable(cpu);
 			return cpu.jump(isSevEs(cpu) ? 'fw.mp' : 'fw.boot');
 		},
+		...memEncryptBlocks(options),
 	};
 }
 

@@ -1,8 +1,9 @@
 import { ExitCode, GhcbMsr, JumpTableAction } from '@cvm/kvm/abi';
 import { clearGhcb, ghcbExit, ghcbResult, MemoryMap, vcBlocks, writeGhcbMsr } from '@cvm/kvm/guest';
-import type { Block, CodeFragment, GuestCpu } from '@cvm/kvm/vcpu';
+import type { Block, CodeFragment, GuestCpu, Next } from '@cvm/kvm/vcpu';
 import { PAGE_SIZE } from '@cvm/layout';
-import { RESET_ADDRESS } from '../image.js';
+import { RESET_ADDRESS } from '../image/image.js';
+import type { FirmwareOptions } from './options.js';
 import { CODE_BASE, isWaiting, setWaiting, workWord } from './work-area.js';
 
 /** x2APIC interrupt command register; INIT and SIPI to all other processors. KVM ignores the vector of the first SIPI. */
@@ -23,6 +24,16 @@ function enterTables(cpu: GuestCpu, mask: bigint): void {
 	cpu.cr0 |= CR0_PG_PE;
 }
 
+/** On with the boot, or in a migration target to rest for good: the other processors are in their hold by now. */
+function leave(cpu: GuestCpu, { vcpuStates = false }: FirmwareOptions): Next {
+	if (workWord(cpu, 'target') === 0n) return cpu.jump('fw.boot');
+	return vcpuStates ? park(cpu, 0) : cpu.jump('fw.mh.dead_es');
+}
+/** A processor of a target rests where it will find its own save area. */
+function park(cpu: GuestCpu, index: number): Next {
+	cpu.setNum('rbx', index);
+	return cpu.jump('mh.resume.park');
+}
 const identify = (cpu: GuestCpu) => writeGhcbMsr(cpu, GhcbMsr.CPUID_REQUEST | (1 << 30), 1, 'fw.mp.cpuid');
 
 /**
@@ -33,14 +44,14 @@ const identify = (cpu: GuestCpu) => writeGhcbMsr(cpu, GhcbMsr.CPUID_REQUEST | (1
  *
  * They have no stack, and need none: what they ask for goes by the MSR protocol or straight through their GHCB.
  */
-const blocks = {
+const mpBlocks = (options: FirmwareOptions): Record<string, Block> => ({
 	'fw.mp': (cpu) => {
 		clearGhcb(cpu, cpu.gsBase);
 		const table = BigInt(MemoryMap.apJumpTable);
 		return ghcbExit(cpu, cpu.gsBase, ExitCode.AP_JUMP_TABLE, BigInt(JumpTableAction.set), table, 'fw.mp.wake');
 	},
 	'fw.mp.wake': (cpu) => {
-		if (workWord(cpu, 'cpus') <= 1n) return cpu.jump('fw.boot');
+		if (workWord(cpu, 'cpus') <= 1n) return leave(cpu, options);
 		cpu.setNum('rcx', MSR_ICR);
 		cpu.setNum('rax', INIT_OTHERS);
 		cpu.setNum('rdx', 0);
@@ -52,7 +63,7 @@ const blocks = {
 	},
 	'fw.mp.await': (cpu) => {
 		for (let i = 1; i < Number(workWord(cpu, 'cpus')); i++) if (!isWaiting(cpu, i)) return cpu.hlt('fw.mp.await');
-		return cpu.jump('fw.boot');
+		return leave(cpu, options);
 	},
 
 	// The GHCB MSR tells where the C-bit is until it is written.
@@ -75,6 +86,7 @@ const blocks = {
 		cpu.gsBase = MemoryMap.apGhcb + PAGE_SIZE * index;
 		// Not again after the kernel started: the work area is the firmware's, but it was cleared for good.
 		if (workWord(cpu, 'cpus') !== 0n) setWaiting(cpu, index);
+		if (options.vcpuStates === true && workWord(cpu, 'target') !== 0n) return park(cpu, index);
 		return writeGhcbMsr(cpu, cpu.gsBase, 0, 'fw.mp.hold');
 	},
 	'fw.mp.hold': (cpu) => {
@@ -86,13 +98,13 @@ const blocks = {
 		const table = MemoryMap.apJumpTable;
 		return cpu.jump(cpu.loadU16(table + 2) * 16 + cpu.loadU16(table));
 	},
-	...vcBlocks({ prefix: 'fw.vc', hypercall: 'ovmf' }),
-} satisfies Record<string, Block>;
+	...vcBlocks({ prefix: 'fw.vc', hypercall: options.reports?.esRegisters === 'upstream' ? 'ovmf-upstream' : 'ovmf' }),
+});
 
 /** SEV-ES: the #VC handlers, and how the other processors start. */
-export const mpFragment: CodeFragment = {
+export const mpFragment = (options: FirmwareOptions): CodeFragment => ({
 	name: 'ovmf-mp',
 	base: CODE_BASE + 0x5000,
-	blocks,
+	blocks: mpBlocks(options),
 	at: { 'fw.mp.start': RESET_ADDRESS },
-};
+});

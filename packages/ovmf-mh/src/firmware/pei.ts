@@ -1,6 +1,20 @@
 import type { Block, CodeFragment } from '@cvm/kvm/vcpu';
 import { FwCfgKey, FwCfgPort } from '../fw-cfg-abi.js';
-import { CODE_BASE, FILE_BYTES, FILES, FirmwareMemory, fileEntry, setFileEntry, setWorkWord } from './work-area.js';
+import { handlerSettings } from '../fw-cfg-names.js';
+import { encodeHobs, HANDLER_HOBS } from '../uefi/hob.js';
+import { encodePcds } from '../uefi/pcd.js';
+import type { FirmwareOptions } from './options.js';
+import {
+	CODE_BASE,
+	FILE_BYTES,
+	FILES,
+	FirmwareMemory,
+	fileContents,
+	fileEntry,
+	hasFile,
+	setFileEntry,
+	setWorkWord,
+} from './work-area.js';
 
 const { directoryEntry, files } = FirmwareMemory;
 const DIRECTORY_ENTRY_BYTES = 64;
@@ -12,7 +26,7 @@ const MAX_DIRECTORY = 1024;
  * selectors are not stable. R13 counts directory entries left, R14 the file at hand; RDI and RCX are the destination and
  * count of `fw.cfg.read`.
  */
-const blocks = {
+const peiBlocks = ({ helper = 'none' }: FirmwareOptions): Record<string, Block> => ({
 	// Selects key RAX. Clobbers nothing else.
 	'fw.cfg.select': (cpu) => cpu.out(FwCfgPort.selector, 2, 'fw.cfg.return'),
 	'fw.cfg.return': (cpu) => cpu.ret(),
@@ -83,7 +97,8 @@ const blocks = {
 		const entry = new Uint8Array(DIRECTORY_ENTRY_BYTES);
 		cpu.load(directoryEntry, entry);
 		const [name] = String.fromCharCode(...entry.subarray(8)).split('\0', 1);
-		const file = FILES.findIndex((wanted) => wanted === name);
+		const names: readonly string[] = FILES;
+		const file = names.indexOf(name ?? '');
 		const view = new DataView(entry.buffer);
 		const size = view.getUint32(0);
 		// Some other size is not what this firmware knows; better the default than half a file.
@@ -93,7 +108,7 @@ const blocks = {
 	},
 	'fw.pei.next_file': (cpu) => {
 		const file = cpu.num('r14');
-		if (file === FILES.length) return cpu.jump('fw.dxe');
+		if (file === FILES.length) return cpu.jump(helper === 'none' ? 'fw.dxe' : 'fw.pei.handler');
 		const { key } = fileEntry(cpu, file);
 		if (key === 0) return cpu.jump('fw.pei.file_done');
 		cpu.setNum('rax', key);
@@ -109,10 +124,25 @@ const blocks = {
 		cpu.setNum('r14', cpu.num('r14') + 1);
 		return cpu.jump('fw.pei.next_file');
 	},
+	// PlatformPei, between AmdSevInitialize and MiscInitialization, then ConfidentialMigrationPei.
+	'fw.pei.handler': (cpu) => {
+		const { start, target } = handlerSettings((name) => {
+			const file = FILES.find((wanted) => wanted === name);
+			return file !== undefined && hasFile(cpu, file) ? fileContents(cpu, file) : undefined;
+		});
+		const pcds = { PcdStartConfidentialMigrationHandler: start, PcdIsConfidentialMigrationTarget: target };
+		cpu.store(FirmwareMemory.pcdDatabase, encodePcds(pcds));
+		cpu.store(FirmwareMemory.hobList, encodeHobs(HANDLER_HOBS));
+		return cpu.jump('fw.dxe');
+	},
 
 	// No fw_cfg device: there is nothing to boot and nobody to tell.
 	'fw.dead': (cpu) => cpu.hlt('fw.dead'),
-} satisfies Record<string, Block>;
+});
 
-/** Reads the machine's description and the workload's parameters from fw_cfg. */
-export const peiFragment: CodeFragment = { name: 'ovmf-pei', base: CODE_BASE + 0x1000, blocks };
+/** Reads the machine's description, the workload's parameters, and what the migration handler is to do, from fw_cfg. */
+export const peiFragment = (options: FirmwareOptions): CodeFragment => ({
+	name: 'ovmf-pei',
+	base: CODE_BASE + 0x1000,
+	blocks: peiBlocks(options),
+});

@@ -1,13 +1,24 @@
 import { AP_MAILBOX_MAGIC, apMailbox, initGhcb, loadIdt, MemoryMap, writeGhcbMsr } from '@cvm/kvm/guest';
-import type { Block, CodeFragment, GuestCpu } from '@cvm/kvm/vcpu';
-import { guidToBytes, isAligned, PAGE_SIZE } from '@cvm/layout';
-import { CODE_BASE, FirmwareMemory, isSevEs, setWorkWord, workWord } from './work-area.js';
+import type { Block, CodeFragment, GuestCpu, Next } from '@cvm/kvm/vcpu';
+import { guidToBytes, PAGE_SIZE } from '@cvm/layout';
+import { PublishedGeometry } from '../geometry.js';
+import type { FirmwareOptions } from './options.js';
+import {
+	CODE_BASE,
+	FirmwareMemory,
+	isSevEs,
+	isTargetMarked,
+	markedHandler,
+	setWorkWord,
+	workWord,
+} from './work-area.js';
 
 /** SEV_STATUS (AMD APM vol. 2 §15.34.10): bit 0 says that this guest runs with SEV. Its read is never intercepted. */
 const SEV_STATUS = 0xc0010131n;
 /** Starts the table of launch secrets: a GUID, then the length of the whole in a u32 (Linux drivers/virt/coco/efi_secret). */
 const SECRET_TABLE = guidToBytes('1e74f542-71dd-4d66-963e-ef4287ff173b');
-const LARGE_PAGE = 0x200000;
+/** Bytes of a large page. */
+export const LARGE_PAGE = 0x200000;
 /** Present, writable, accessed, dirty. */
 const PAGE = 0x63n;
 const LARGE = 0x80n;
@@ -19,6 +30,10 @@ const EFER_LME = 0x100n;
 const pageTable = (entry: (index: number) => bigint): Uint8Array =>
 	new Uint8Array(BigUint64Array.from({ length: 512 }, (_, i) => entry(i)).buffer);
 
+/** GHCB pages of the boot processor that are shared. */
+export const sharedGhcbPages = ({ reports }: FirmwareOptions): number =>
+	(reports?.ghcb ?? 'bothShared') === 'bothShared' ? MemoryMap.ghcbPages : 1;
+
 /** Bytes of the secret table that LAUNCH_SECRET left, 0 without one: then the area holds what the memory held before. */
 function secretLength(cpu: GuestCpu): number {
 	const { secret, secretBytes } = MemoryMap;
@@ -29,16 +44,33 @@ function secretLength(cpu: GuestCpu): number {
 }
 
 /**
- * 4 GiB, mapped one to one and private, in 2 MiB leaves; the leaf around the GHCB is split and the GHCB shared. With SEV-ES so
- * are the GHCBs of the other processors.
+ * Gives all memory that stays the firmware's defined contents, except the owner's secret, variables that outlive a reset, and the mailbox
+ * of the handler of 2021, which as posted nobody touches before the handler does.
  */
-function buildPageTables(cpu: GuestCpu, mask: bigint, isEs: boolean): void {
+function clearOwnMemory(cpu: GuestCpu, { helper, variableStore }: FirmwareOptions): void {
+	const { firmware, firmwareEnd, secret, variableStore: store, variableStoreBytes } = MemoryMap;
+	const { mailbox, mailboxBytes } = PublishedGeometry;
+	const kept = [[secret, secret + secretLength(cpu)]];
+	if (helper === 'rfc-2021') kept.push([mailbox, mailbox + mailboxBytes]);
+	if (variableStore === 'kept') kept.push([store, store + variableStoreBytes]);
+	let at: number = firmware;
+	for (const [from = at, to = at] of [...kept, [firmwareEnd, firmwareEnd]]) {
+		cpu.fill(at, from - at, 0);
+		at = to;
+	}
+}
+
+/**
+ * 4 GiB, mapped one to one and private, in 2 MiB leaves; the leaf around the GHCB is split and the GHCB shared. With SEV-ES so
+ * are the GHCBs of the other processors. `ghcbPages` of the boot processor's two are.
+ */
+function buildPageTables(cpu: GuestCpu, mask: bigint, isEs: boolean, ghcbPages: number): void {
 	const top = MemoryMap.secPageTables;
 	const pointers = top + PAGE_SIZE;
 	const directories = top + 2 * PAGE_SIZE;
 	const split = FirmwareMemory.ghcbPageTable;
 	const shared = (address: number) =>
-		(address >= MemoryMap.ghcb && address < MemoryMap.ghcb + MemoryMap.ghcbPages * PAGE_SIZE) ||
+		(address >= MemoryMap.ghcb && address < MemoryMap.ghcb + ghcbPages * PAGE_SIZE) ||
 		(isEs && address >= MemoryMap.apGhcb && address < MemoryMap.apGhcbEnd);
 	cpu.store(
 		top,
@@ -63,35 +95,34 @@ function buildPageTables(cpu: GuestCpu, mask: bigint, isEs: boolean): void {
 	cpu.store(split, pageTable(page));
 }
 
-/**
- * Makes pages below one 2 MiB leaf shared in the firmware's page tables, splitting the leaf into `table` if need be.
- * The caller flushes the TLB.
- *
- * @throws RangeError if the range is not whole pages of one leaf: the caller's mistake
- */
-export function clearEncryptionMask(cpu: GuestCpu, address: number, pages: number, table: number): void {
-	const leaf = Math.floor(address / LARGE_PAGE) * LARGE_PAGE;
-	if (!isAligned(address, PAGE_SIZE) || address + pages * PAGE_SIZE > leaf + LARGE_PAGE) {
-		throw new RangeError(`shared range: expected pages of one 2 MiB leaf, got ${pages} from 0x${address.toString(16)}`);
-	}
+/** Turns on paging with the firmware's tables. */
+export function enterFirmwareTables(cpu: GuestCpu): void {
+	cpu.cr4 |= CR4_PAE;
+	cpu.cr3 = BigInt(MemoryMap.secPageTables);
+	cpu.efer |= EFER_LME;
+	cpu.cr0 |= CR0_PG_PE;
+}
+
+/** Replaces the 2 MiB leaf at `entry` by 4 KiB leaves in `table`, all private. */
+export function splitLargePage(cpu: GuestCpu, leaf: number, table: number, entry: number): void {
 	const mask = workWord(cpu, 'encryptionMask');
-	const entry = MemoryMap.secPageTables + 2 * PAGE_SIZE + 8 * (leaf / LARGE_PAGE);
-	if (cpu.loadU64(entry) & LARGE) {
-		cpu.store(
-			table,
-			pageTable((i) => BigInt(leaf + i * PAGE_SIZE) | PAGE | mask),
-		);
-		cpu.storeU64(entry, BigInt(table) | PAGE | mask);
-	}
-	for (let page = 0; page < pages; page++) {
-		const at = table + 8 * ((address - leaf) / PAGE_SIZE + page);
-		cpu.storeU64(at, cpu.loadU64(at) & ~mask);
-	}
+	cpu.store(
+		table,
+		pageTable((i) => BigInt(leaf + i * PAGE_SIZE) | PAGE | mask),
+	);
+	cpu.storeU64(entry, BigInt(table) | PAGE | mask);
+}
+
+/** To the kernel if it wakes processors, else to `again` at the next tick. */
+function awaitKernel(cpu: GuestCpu, again: string): Next {
+	const mailbox = MemoryMap.apMailbox;
+	if (cpu.loadU64(mailbox + apMailbox.offsetOf('magic')) !== AP_MAILBOX_MAGIC) return cpu.hlt(again);
+	return cpu.jump(cpu.loadNum(mailbox + apMailbox.offsetOf('entry')));
 }
 
 const low32 = (value: bigint) => value & 0xffffffffn;
 
-const blocks = {
+const secBlocks = (o: FirmwareOptions): Record<string, Block> => ({
 	/** The read of this register neither exits nor raises #VC, whatever the guest is. */
 	reset: (cpu) => {
 		cpu.setReg('rcx', SEV_STATUS);
@@ -136,19 +167,12 @@ const blocks = {
 	},
 	'fw.sec.tables': (cpu) => {
 		const mask = cpu.reg('r12');
-		// Defined contents for all memory that stays the firmware's, except the owner's secret.
-		const { firmware, firmwareEnd, secret } = MemoryMap;
-		const secretEnd = secret + secretLength(cpu);
-		cpu.fill(firmware, secret - firmware, 0);
-		cpu.fill(secretEnd, firmwareEnd - secretEnd, 0);
+		clearOwnMemory(cpu, o);
 		setWorkWord(cpu, 'encryptionMask', mask);
 		setWorkWord(cpu, 'sevStatus', cpu.reg('r13'));
-		buildPageTables(cpu, mask, isSevEs(cpu));
+		buildPageTables(cpu, mask, isSevEs(cpu), sharedGhcbPages(o));
 		if (isSevEs(cpu)) loadIdt(cpu, FirmwareMemory.idt, 'fw.vc.handler');
-		cpu.cr4 |= CR4_PAE;
-		cpu.cr3 = BigInt(MemoryMap.secPageTables);
-		cpu.efer |= EFER_LME;
-		cpu.cr0 |= CR0_PG_PE;
+		enterFirmwareTables(cpu);
 		cpu.setNum('rsp', FirmwareMemory.stackTop);
 		return cpu.jump('fw.sec.ghcb');
 	},
@@ -165,19 +189,23 @@ const blocks = {
 	// From a kernel that hands over to another one: first of all away from its page tables.
 	'fw.ap.reset': (cpu) => {
 		cpu.cr0 &= ~CR0_PG;
-		return cpu.jump('fw.ap.wait');
+		return cpu.jump('fw.ap.again');
 	},
+	// Not the loop below: a guest that arrived here goes on, and its machine was a target only before.
+	'fw.ap.again': (cpu) => awaitKernel(cpu, 'fw.ap.again'),
 	'fw.ap.wait': (cpu) => {
-		const mailbox = MemoryMap.apMailbox;
-		if (cpu.loadU64(mailbox + apMailbox.offsetOf('magic')) !== AP_MAILBOX_MAGIC) return cpu.hlt('fw.ap.wait');
-		return cpu.jump(cpu.loadNum(mailbox + apMailbox.offsetOf('entry')));
+		// The mailbox may come with the guest that a target waits for; the other word is the machine's own.
+		if (o.helper !== undefined && o.helper !== 'none' && isTargetMarked(cpu)) return cpu.jump('fw.ap.park');
+		if (o.handlerOn === 'applicationProcessor' && markedHandler(cpu) !== 0) return cpu.jump('fw.ap.handler');
+		return cpu.jump('fw.ap.mailbox');
 	},
-} satisfies Record<string, Block>;
+	'fw.ap.mailbox': (cpu) => awaitKernel(cpu, 'fw.ap.wait'),
+});
 
 /** Reset vector, first page tables, and the loop in which the other processors wait for the kernel. */
-export const secFragment: CodeFragment = {
+export const secFragment = (options: FirmwareOptions): CodeFragment => ({
 	name: 'ovmf-sec',
 	base: CODE_BASE,
-	blocks,
+	blocks: secBlocks(options),
 	at: { reset: MemoryMap.resetVector },
-};
+});

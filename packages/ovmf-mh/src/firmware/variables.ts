@@ -13,7 +13,8 @@ import { CODE_BASE } from './work-area.js';
 /**
  * PROJECT: the variable store, in the guest's private memory so that the host can neither read nor set a variable. A header,
  * then records back to back, each a multiple of 8 bytes: {@link variableRecord}, the name in UTF-16LE with its NUL, the data.
- * OVMF keeps non-volatile variables in flash; this store lives as long as the guest.
+ * OVMF keeps non-volatile variables in flash; this store lives as long as the guest, and through a reset if memory does and the
+ * firmware was built for it (`variableStore: 'kept'`).
  */
 export const variableStore = layout('variable_store', 16, {
 	/** {@link VARIABLE_STORE_MAGIC}. */
@@ -34,34 +35,65 @@ export const variableRecord = layout('variable_record', 32, {
 	dataBytes: u32(28),
 });
 
-/** EFI_VARIABLE_NON_VOLATILE | BOOTSERVICE_ACCESS | RUNTIME_ACCESS. */
-const ATTRIBUTES = 7;
+/** EFI_VARIABLE_NON_VOLATILE (UEFI 2.10 §8.2). */
+const NON_VOLATILE = 1;
+/** BOOTSERVICE_ACCESS | RUNTIME_ACCESS. */
+const ACCESS = 6;
 const STORE = MemoryMap.variableStore;
 
-/** Makes an empty store. */
-export function initialiseVariables(cpu: GuestCpu): void {
-	cpu.fill(STORE, MemoryMap.variableStoreBytes, 0);
-	cpu.store(STORE, variableStore.encode({ magic: VARIABLE_STORE_MAGIC, used: variableStore.size, count: 0 }));
+interface Variable {
+	readonly attributes: number;
+	readonly guid: Uint8Array;
+	/** UTF-16LE with its NUL. */
+	readonly name: Uint8Array;
+	readonly data: Uint8Array;
 }
 
-function appendVariable(cpu: GuestCpu, guid: Uint8Array, name: Uint8Array, data: Uint8Array): void {
-	const head = new Uint8Array(variableStore.size);
-	cpu.load(STORE, head);
-	const { used, count } = variableStore.decode(head);
-	const content = variableRecord.size + name.length + data.length;
-	const length = Math.ceil(content / 8) * 8;
-	const record = new Uint8Array(length);
-	const sizes = { nameBytes: name.length, dataBytes: data.length };
-	variableRecord.encodeInto(record, { length, attributes: ATTRIBUTES, guid, ...sizes });
-	record.set(name, variableRecord.size);
-	record.set(data, variableRecord.size + name.length);
-	cpu.store(STORE + used, record);
-	cpu.store(STORE, variableStore.encode({ magic: VARIABLE_STORE_MAGIC, used: used + length, count: count + 1 }));
+/** The variables of a store; none if it is not one, or is damaged. */
+function readVariables(cpu: GuestCpu): Variable[] {
+	const store = new Uint8Array(MemoryMap.variableStoreBytes);
+	cpu.load(STORE, store);
+	const { magic, used } = variableStore.decodePrefix(store);
+	const out: Variable[] = [];
+	if (magic !== VARIABLE_STORE_MAGIC || used > store.length) return out;
+	for (let at = variableStore.size; at + variableRecord.size <= used; ) {
+		const { length, attributes, guid, nameBytes, dataBytes } = variableRecord.decodePrefix(store.subarray(at));
+		const content = at + variableRecord.size;
+		if (length < variableRecord.size + nameBytes + dataBytes || at + length > used) return [];
+		const name = store.subarray(content, content + nameBytes);
+		out.push({ attributes, guid, name, data: store.subarray(content + nameBytes, content + nameBytes + dataBytes) });
+		at += length;
+	}
+	return out;
 }
+
+function writeVariables(cpu: GuestCpu, variables: readonly Variable[]): void {
+	const store = new Uint8Array(MemoryMap.variableStoreBytes);
+	let used = variableStore.size;
+	for (const { attributes, guid, name, data } of variables) {
+		const length = Math.ceil((variableRecord.size + name.length + data.length) / 8) * 8;
+		const record = { length, attributes, guid, nameBytes: name.length, dataBytes: data.length };
+		variableRecord.encodeInto(store.subarray(used, used + variableRecord.size), record);
+		store.set(name, used + variableRecord.size);
+		store.set(data, used + variableRecord.size + name.length);
+		used += length;
+	}
+	const head = { magic: VARIABLE_STORE_MAGIC, used, count: variables.length };
+	variableStore.encodeInto(store.subarray(0, variableStore.size), head);
+	cpu.store(STORE, store);
+}
+
+/** Makes the store of this boot: an empty one, or with the non-volatile variables of the last. */
+export const initialiseVariables = (cpu: GuestCpu, keep: boolean): void =>
+	writeVariables(cpu, keep ? readVariables(cpu).filter(({ attributes }) => (attributes & NON_VOLATILE) !== 0) : []);
 
 /** Sets SevLiveMigrationEnabled: one byte, 1 if the firmware reported all pages that it shared. */
-export const setLiveMigrationVariable = (cpu: GuestCpu, value: 0 | 1): void =>
-	appendVariable(cpu, MEM_ENCRYPT_GUID, efiString(LIVE_MIGRATION_VARIABLE), Uint8Array.of(value));
+export function setLiveMigrationVariable(cpu: GuestCpu, value: 0 | 1, isVolatile: boolean): void {
+	const name = efiString(LIVE_MIGRATION_VARIABLE);
+	const others = readVariables(cpu).filter((v) => !sameBytes(v.guid, MEM_ENCRYPT_GUID) || !sameBytes(v.name, name));
+	const attributes = isVolatile ? ACCESS : ACCESS | NON_VOLATILE;
+	writeVariables(cpu, [...others, { attributes, guid: MEM_ENCRYPT_GUID, name, data: Uint8Array.of(value) }]);
+}
 
 /** Whether the caller's name is that of a record; reads no further than the first difference. */
 function sameName(cpu: GuestCpu, caller: number, stored: number, length: number): boolean {
@@ -71,7 +103,7 @@ function sameName(cpu: GuestCpu, caller: number, stored: number, length: number)
 	return true;
 }
 
-const sameBytes = (a: Uint8Array, b: Uint8Array) => a.every((byte, i) => byte === b[i]);
+const sameBytes = (a: Uint8Array, b: Uint8Array) => a.length === b.length && a.every((byte, i) => byte === b[i]);
 
 /** GetVariable without its return: RCX name, RDX GUID, R8 attributes or 0, R9 size, fifth argument data. */
 function getVariable(cpu: GuestCpu): bigint {

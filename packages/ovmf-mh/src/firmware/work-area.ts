@@ -1,5 +1,7 @@
 import { MemoryMap } from '@cvm/kvm/guest';
 import type { GuestCpu } from '@cvm/kvm/vcpu';
+import { HANDLER_ITEMS } from '../fw-cfg-names.js';
+import { HelperGeometry } from '../geometry.js';
 
 /**
  * PROJECT: what the firmware keeps in its memory besides the contract's places. Page tables follow OVMF: six pages for
@@ -10,6 +12,8 @@ export const FirmwareMemory = {
 	flashPageTable: 0x806000,
 	/** Splits the 2 MiB leaf of the firmware area, for the GHCB. */
 	ghcbPageTable: 0x807000,
+	/** Splits the 2 MiB leaf in which the windows of the migration helpers end. */
+	windowPageTable: 0x80f000,
 	/** SEV-ES: the interrupt descriptor table. */
 	idt: 0x808000,
 	/** {@link WorkArea}. */
@@ -23,6 +27,12 @@ export const FirmwareMemory = {
 	/** Contents of the fw_cfg files, {@link FILE_BYTES} each. */
 	files: 0x881000,
 	scratchEnd: 0x8a0000,
+	/** Firmware with a migration handler: the database of dynamic PCDs, the HOB list, the memory map at ExitBootServices. */
+	pcdDatabase: 0x850000,
+	hobList: 0x851000,
+	/** u64 number of descriptors, then these. */
+	memoryMap: 0x852000,
+	memoryMapEnd: 0x853000,
 } as const;
 
 /** Room for one fw_cfg file; a larger one is treated as absent. */
@@ -40,6 +50,10 @@ const Word = {
 	cpus: 32,
 	/** SEV_STATUS. */
 	sevStatus: 40,
+	/** 1: there is a hardened migration helper; the kernel is to know. */
+	helper: 48,
+	/** 1: a migration target. The processors come to rest instead of starting an OS. */
+	target: 56,
 } as const;
 const FILE_TABLE = 0x40;
 /** One byte per processor: it waits to be started. */
@@ -58,11 +72,34 @@ export const isWaiting = (cpu: GuestCpu, index: number): boolean =>
 export const setWaiting = (cpu: GuestCpu, index: number): void =>
 	cpu.storeU8(FirmwareMemory.workArea + WAITING + index, 1);
 
+/** 'CVMTARGT' as a little-endian u64: memory that was never written reads as noise. */
+const TARGET_MAGIC = 0x54475241544d5643n;
+/** Beside the gate, since it must not migrate: a guest that arrives brings its own word for everything else. */
+const TARGET_MARK = HelperGeometry.gate + 0x10;
+/** Says that this machine waits for a guest: processors that come to wait for the kernel are to rest for good. */
+export const markTarget = (cpu: GuestCpu): void => cpu.storeU64(TARGET_MARK, TARGET_MAGIC);
+/** Which processor is to run the handler, above a magic number in the low half: 'HAP0'. */
+const HANDLER_MAGIC = 0x30504148n;
+const HANDLER_MARK = TARGET_MARK + 8;
+/** Says that a waiting processor is to run the migration handler. */
+export const markHandler = (cpu: GuestCpu, index: number): void =>
+	cpu.storeU64(HANDLER_MARK, (BigInt(index) << 32n) | HANDLER_MAGIC);
+/** That processor's index, 0 if there is none. */
+export function markedHandler(cpu: GuestCpu): number {
+	const mark = cpu.loadU64(HANDLER_MARK);
+	return (mark & 0xffffffffn) === HANDLER_MAGIC ? Number(mark >> 32n) : 0;
+}
+export const isTargetMarked = (cpu: GuestCpu): boolean => cpu.loadU64(TARGET_MARK) === TARGET_MAGIC;
+
 /** Whether the registers of this guest are encrypted. */
 export const isSevEs = (cpu: GuestCpu): boolean => (workWord(cpu, 'sevStatus') & 2n) !== 0n;
 
 /** The fw_cfg files that the firmware asks for, by number. */
-export const FILES = ['etc/e820', 'opt/cvm/workload', 'opt/cvm/seed', 'opt/cvm/steps', 'opt/cvm/kexecs'] as const;
+export const FILES = [
+	'etc/e820',
+	...(['opt/cvm/workload', 'opt/cvm/seed', 'opt/cvm/steps', 'opt/cvm/kexecs'] as const),
+	...HANDLER_ITEMS.map(({ name }) => name),
+] as const;
 
 /** Size and selector of a file of {@link FILES}; a selector of 0 means that the directory does not have it. */
 export function fileEntry(cpu: GuestCpu, file: number): { size: number; key: number } {
@@ -75,6 +112,9 @@ export function setFileEntry(cpu: GuestCpu, file: number, size: number, key: num
 	cpu.storeU32(at, size);
 	cpu.storeU32(at + 4, key);
 }
+/** Whether the directory has a file, of a size that this firmware takes. */
+export const hasFile = (cpu: GuestCpu, name: (typeof FILES)[number]): boolean =>
+	fileEntry(cpu, FILES.indexOf(name)).key !== 0;
 /** The contents of a file, as read; empty if there is none. */
 export function fileContents(cpu: GuestCpu, name: (typeof FILES)[number]): Uint8Array {
 	const file = FILES.indexOf(name);

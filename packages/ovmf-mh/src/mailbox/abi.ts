@@ -35,7 +35,8 @@ export const commandExtension = layout('cvm_helper_extension', 32, {
 	outputLength: u32(0x14),
 	/** With a refusal: index of the page, or whatever the status' description says. */
 	detail: u32(0x18),
-	pad: reserved(0x1c, 4),
+	/** Of the helper: 1 while it sleeps between two looks at `go`; a kick of its vCPU ends that sooner. */
+	asleep: u32(0x1c),
 });
 /** Offset of {@link commandExtension} in the mailbox page. */
 export const EXTENSION_OFFSET = 0x20;
@@ -45,6 +46,8 @@ export const GPA_LIST_OFFSET = 0x100;
 export const IO_HEADER_OFFSET = 0x800;
 /** Longest header that a VMM takes, on either side (QEMU v2 patches 1 and 2). */
 export const MAX_IO_HEADER = 1024;
+/** PROJECT: longest message of a control command, in or out. */
+export const MAX_HELPER_MESSAGE = 60_000;
 /** 'MHR1' as a little-endian u32. */
 export const READY_MAGIC = 0x3152484d;
 /** Also the value of MH_INVALID_FUNC: only `done` tells the two apart (K14). */
@@ -76,7 +79,7 @@ export const HelperCommand = {
 	nextEpoch: 0x15,
 	/** Source, sending: closes the gate. What is sealed from now on belongs to the last epoch. */
 	freeze: 0x16,
-	/** Source frozen or target receiving, each helper for its frames: the digest of memory. */
+	/** Source frozen or target proving, each helper for its frames: the digest of memory. */
 	digest: 0x17,
 	/** Source, frozen. `count`: vCPU. Out: a record. Only with SEV-ES. */
 	saveVcpu: 0x18,
@@ -84,7 +87,7 @@ export const HelperCommand = {
 	restoreVcpu: 0x19,
 	/** Source, frozen, all digests there. Out: MANIFEST. */
 	manifest: 0x1a,
-	/** Target, receiving, all digests there. In: MANIFEST. Out: READY. */
+	/** Target. Receiving: in MANIFEST, out nothing. Then, proving, all digests there: out READY. */
 	verify: 0x1b,
 	/** Source, proven. In: READY. Out: START. From here on the source must not run, unless REVIVE. Again: the same START. */
 	start: 0x1c,
@@ -157,8 +160,16 @@ export const helperReport = layout('cvm_helper_report', 64, {
 	records: u64(24),
 	pages: u64(32),
 	zeroPages: u64(40),
-	pad: reserved(48, 16),
+	/** {@link ReportFlag} bits. */
+	flags: u32(48),
+	pad: reserved(52, 12),
 });
+
+/** Bits of {@link helperReport}'s `flags`. */
+export const ReportFlag = {
+	/** The owner gave the guest a migration secret that the helper can read: without one there is no session. */
+	hasSecret: 1,
+} as const;
 
 /** Where a helper stands. The source's phases, then the target's. */
 export const HelperPhase = {
@@ -180,6 +191,8 @@ export const HelperPhase = {
 	/** ACCEPT is out. */
 	answered: 17,
 	receiving: 18,
+	/** MANIFEST was taken, and with it what the guest shares: nothing is opened any more, the digests are being made. */
+	proving: 21,
 	/** Memory is proven equal; READY is out. */
 	verified: 19,
 	/** ABORT is out; a new session may begin. */

@@ -23,6 +23,12 @@ export interface HelperPlatform {
 	readonly random: RandomSource;
 	/** SEV-ES: the save areas of the guest's vCPUs, as private pages at these addresses, by vCPU; empty otherwise. */
 	readonly saveAreas: readonly number[];
+	/** Whether a page can be a save area to resume by; one that cannot is not sealed (`incomplete`). Default: any. */
+	readonly isSaveArea?: (page: Uint8Array) => boolean;
+	/** Protocol versions that this helper speaks. Default: {@link HELPER_VERSIONS}. */
+	readonly versions?: { readonly min: number; readonly max: number };
+	/** {@link Capability} bits. Default: all, `vcpuStates` if there are save areas. */
+	readonly capabilities?: number;
 }
 
 /** What a control command came to. `output` is empty unless the command says otherwise. */
@@ -30,6 +36,11 @@ export interface ControlResult {
 	/** {@link HelperStatus}. */
 	readonly status: number;
 	readonly output: Uint8Array;
+	/**
+	 * The command is not at its end: call again with the same command and argument and no input, before anyone is answered. Then
+	 * the status is success and there is no output. So long work comes in slices.
+	 */
+	readonly more: boolean;
 }
 
 /** A sealed batch. */
@@ -50,11 +61,20 @@ export interface SealResult {
 export interface HelperCore {
 	/** Firmware's set-up: the state page of a guest that runs (`idle`) or waits to be one (`empty`). */
 	install(role: 'idle' | 'empty'): void;
-	/** Any command but `save` and `restore`, by helper 0; `digest` by each helper. `argument`: `count` of the mailbox. */
+	/**
+	 * Any command but `save` and `restore`, by helper 0; `digest` by each helper, with its stream. `argument`: `count` of the mailbox.
+	 * Never throws for what a host may send. A refusal changes nothing, except where `SESSION_TABLE` says that it is fatal.
+	 */
 	control(command: number, input: Uint8Array, argument: number, stream?: number): ControlResult;
-	/** `save`: addresses in `gpas[0..count)`, already copied from shared memory. */
+	/**
+	 * `save`: addresses in `gpas[0..count)`, already copied from shared memory. `out.header` has room for 72 + 8 × count bytes,
+	 * `out.bodies` for count pages; the latter is written once, front to back, and never read: it may be shared memory.
+	 */
 	seal(stream: number, gpas: Float64Array, count: number, out: { header: Uint8Array; bodies: Uint8Array }): SealResult;
-	/** `restore`: `header` and `bodies` are private copies. Nothing is written to the guest before everything was checked. */
+	/**
+	 * `restore`: `header` and `bodies` are private copies, the header exactly 72 + 8 × count bytes, `bodies` at least as long as the
+	 * header says. Nothing is written to the guest before everything was checked.
+	 */
 	open(
 		stream: number,
 		gpas: Float64Array,

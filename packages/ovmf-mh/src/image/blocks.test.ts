@@ -3,7 +3,9 @@ import { join } from 'node:path';
 import { fromHex, guidToBytes } from '@cvm/layout';
 import { describe, expect, it } from 'vitest';
 import { readFirmwareBlocks } from './blocks.js';
+import { builtInHelperLayout } from './helper-layout.js';
 import { buildFirmwareImage } from './image.js';
+import { placeOldResetBlock } from './reset.js';
 import { buildFirmwareTable, placeFirmwareTable, TableGuid } from './table.js';
 
 const publicData = process.env['CVM_PUBLIC_DATA'];
@@ -102,7 +104,26 @@ describe('blocks of an image', () => {
 		expect(blocks.problems).toMatchObject([{ offset }]);
 	});
 
-	it.each([0, 8, 5000])('report metadata said to begin %i bytes before the end', (distance) => {
+	it('include metadata that begins with the image, and refuse such that would begin before it', () => {
+		const image = new Uint8Array(4096);
+		image.set(descriptor('ASEV', 28, 1, 1, le32(0x800000, 0x9000, 1)));
+		const tableOf = (distance: number) =>
+			placeFirmwareTable(image, buildFirmwareTable([{ guid: TableGuid.sevMetadata, data: le32(distance) }]));
+		tableOf(4096);
+		expect(readFirmwareBlocks(image).sevSections).toEqual([{ gpa: 0x800000, size: 0x9000, type: 1 }]);
+		tableOf(4097);
+		expect(readFirmwareBlocks(image).problems).toHaveLength(1);
+	});
+
+	it('include a TDVF descriptor at the beginning only with its GUID, for which there is no room', () => {
+		const image = new Uint8Array(4096);
+		image.set(descriptor('TDVF', 16, 1, 0));
+		const entry = { guid: TableGuid.tdxMetadata, data: le32(4096) };
+		placeFirmwareTable(image, buildFirmwareTable([entry]));
+		expect(readFirmwareBlocks(image)).toMatchObject({ problems: [{ offset: 0, message: /got nothing/ }] });
+	});
+
+	it.each([0, 8, 5000, 0xffffffff])('report metadata said to begin %i bytes before the end', (distance) => {
 		const image = new Uint8Array(4096);
 		const entry = { guid: TableGuid.sevMetadata, data: le32(distance) };
 		placeFirmwareTable(image, buildFirmwareTable([entry]));
@@ -134,6 +155,10 @@ describe('blocks of an image', () => {
 			resetBlock: { address: 0x80b004 },
 			problems: [],
 		});
+		const written = new Uint8Array(4096);
+		placeOldResetBlock(written, 0x80b004);
+		expect(written).toEqual(image);
+		expect(() => placeOldResetBlock(new Uint8Array(4095), 0)).toThrow('firmware image: expected at least 4096 bytes');
 		image[4096 - 0x32] = 0x17;
 		expect(readFirmwareBlocks(image).resetBlock).toBeUndefined();
 	});
@@ -151,14 +176,23 @@ describe('our synthetic image', () => {
 		const image = buildFirmwareImage();
 		expect(image).toHaveLength(128 * 1024);
 		expect(readFirmwareBlocks(image)).toMatchObject({
-			table: { totalLength: 0x5c },
+			table: { totalLength: 0x72 + 18 + 96 },
 			resetBlock: { address: 0x80b004 },
 			secretBlock: { base: 0x80c000, size: 0xc00 },
 			hashBlock: { base: 0x80cc00, size: 0x400 },
+			migrationHandler: 0x823000,
+			helper: builtInHelperLayout(),
 			problems: [],
 		});
 		expect(String.fromCharCode(...image.subarray(0, 31))).toBe('MODEL FIRMWARE, NOT EXECUTABLE.');
 		expect(image.subarray(-16, -12)).toEqual(Uint8Array.of(0xfa, 0xf4, 0xeb, 0xfd));
+	});
+
+	it('can do without the migration helper', () => {
+		const blocks = readFirmwareBlocks(buildFirmwareImage({ migrationHandler: 'none' }));
+		expect(blocks.table.totalLength).toBe(0x5c);
+		expect(blocks.migrationHandler).toBeUndefined();
+		expect(blocks.helper).toBeUndefined();
 	});
 
 	it('is the same every time', () => {

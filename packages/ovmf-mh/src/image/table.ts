@@ -14,8 +14,27 @@ export const TableGuid = {
 	igvmMetadata: '784fa70e-3176-4677-8a20-04b68699e374',
 	/** Migration handler entry point, as its authors meant it (edk2-devel, August 2021). */
 	migrationHandler: '5c7db037-ab87-4282-b33c-7894f01471ec',
+	/** What its bytes decode to as they were posted: the first field is most significant byte first. */
+	migrationHandlerAsPosted: '37b07d5c-ab87-4282-b33c-7894f01471ec',
+	/** PROJECT: where our hardened migration helper has its memory. */
+	helperLayout: '8ecb5485-ca1e-41aa-b12e-936d1b1209f4',
 } as const;
 export type TableGuid = (typeof TableGuid)[keyof typeof TableGuid];
+
+/** What people call the entry with this GUID; `undefined` for one that is not known. */
+export const tableEntryName = (guid: string): string | undefined => NAMES.get(guid);
+const NAMES: ReadonlyMap<string, string> = new Map([
+	[TableGuid.footer, 'table footer'],
+	[TableGuid.resetBlock, 'SEV-ES reset block'],
+	[TableGuid.secretBlock, 'SEV secret block'],
+	[TableGuid.hashBlock, 'SEV hash table block'],
+	[TableGuid.sevMetadata, 'SEV metadata offset'],
+	[TableGuid.tdxMetadata, 'TDX metadata offset'],
+	[TableGuid.igvmMetadata, 'IGVM metadata offset'],
+	[TableGuid.migrationHandler, 'migration handler entry'],
+	[TableGuid.migrationHandlerAsPosted, 'migration handler entry, GUID as posted'],
+	[TableGuid.helperLayout, 'hardened helper layout'],
+]);
 
 /** Distance of the footer GUID from the end of an image. */
 export const FOOTER_FROM_END = 0x30;
@@ -70,33 +89,54 @@ export function readFirmwareTable(image: Uint8Array): FirmwareTable {
 	if (guidAt(image, footer) !== TableGuid.footer) return emptyTable();
 	const lengthAt = footer - 2;
 	const totalLength = u16At(image, lengthAt);
-	let remaining = totalLength - ENTRY_OVERHEAD;
+	const remaining = totalLength - ENTRY_OVERHEAD;
 	if (remaining < 0 || remaining > lengthAt) {
 		const message = `table length at ${hex(lengthAt)}: expected ${ENTRY_OVERHEAD} to ${lengthAt + ENTRY_OVERHEAD}, got ${totalLength}`;
 		return { ...emptyTable({ offset: lengthAt, message }), present: true, totalLength };
 	}
+	return { present: true, totalLength, ...walk(image, lengthAt, remaining) };
+}
+
+/** Entries below `cursor`, of which there are `remaining` bytes: at most as many as there are bytes below it. */
+function walk(image: Uint8Array, from: number, length: number): Pick<FirmwareTable, 'entries' | 'problem'> {
 	const entries: TableEntry[] = [];
-	let cursor = lengthAt;
+	let cursor = from;
+	let remaining = length;
 	while (remaining >= ENTRY_OVERHEAD) {
-		const length = u16At(image, cursor - ENTRY_OVERHEAD);
-		if (length < ENTRY_OVERHEAD || length > remaining) {
+		const entryLength = u16At(image, cursor - ENTRY_OVERHEAD);
+		if (entryLength < ENTRY_OVERHEAD || entryLength > remaining) {
 			const offset = cursor - ENTRY_OVERHEAD;
-			const message = `entry length at ${hex(offset)}: expected ${ENTRY_OVERHEAD} to ${remaining}, got ${length}`;
-			return { present: true, totalLength, entries, problem: { offset, message } };
+			const message = `entry length at ${hex(offset)}: expected ${ENTRY_OVERHEAD} to ${remaining}, got ${entryLength}`;
+			return { entries, problem: { offset, message } };
 		}
-		const offset = cursor - length;
-		const data = image.slice(offset, offset + length - ENTRY_OVERHEAD);
-		entries.push({ guid: guidAt(image, cursor - GUID_SIZE), offset, length, data });
-		cursor -= length;
-		remaining -= length;
+		const offset = cursor - entryLength;
+		const data = image.slice(offset, offset + entryLength - ENTRY_OVERHEAD);
+		entries.push({ guid: guidAt(image, cursor - GUID_SIZE), offset, length: entryLength, data });
+		cursor -= entryLength;
+		remaining -= entryLength;
 	}
-	return { present: true, totalLength, entries };
+	return { entries };
+}
+
+/**
+ * What the walk would have found below the entry that stopped it, had that entry been `length` bytes long. For people who
+ * want to know what a broken entry hides; no VMM reads on.
+ */
+export function entriesBehindProblem(image: Uint8Array, table: FirmwareTable, length: number): readonly TableEntry[] {
+	const used = table.entries.reduce((sum, entry) => sum + entry.length, ENTRY_OVERHEAD);
+	const cursor = image.length - TABLE_END_FROM_END - used - length;
+	const remaining = table.totalLength - used - length;
+	// A table that is refused as a whole has no place to go on from.
+	if (table.problem?.offset !== cursor + length - ENTRY_OVERHEAD || remaining > cursor) return [];
+	return walk(image, cursor, remaining).entries;
 }
 
 /** An entry to be built. */
 export interface NewTableEntry {
 	readonly guid: string;
 	readonly data: Uint8Array;
+	/** What stands in the place of the length and the GUID: for a table that is wrong on purpose. */
+	readonly raw?: { readonly length: number; readonly guid: Uint8Array };
 }
 
 /**
@@ -111,16 +151,16 @@ export function buildFirmwareTable(entries: readonly NewTableEntry[]): Uint8Arra
 	if (total > 0xffff) throw new RangeError(`firmware table: expected at most 65535 bytes, got ${total}`);
 	const out = new Uint8Array(total);
 	let end = total;
-	const put = (data: Uint8Array, length: number, guid: string) => {
-		out.set(guidToBytes(guid), end - GUID_SIZE);
+	const put = (data: Uint8Array, length: number, guid: Uint8Array) => {
+		out.set(guid, end - GUID_SIZE);
 		out[end - ENTRY_OVERHEAD] = length & 0xff;
 		out[end - ENTRY_OVERHEAD + 1] = length >> 8;
 		out.set(data, end - ENTRY_OVERHEAD - data.length);
 		end -= ENTRY_OVERHEAD + data.length;
 	};
-	put(new Uint8Array(0), total, TableGuid.footer);
-	entries.forEach(({ data, guid }, i) => {
-		put(data, lengths[i] ?? 0, guid);
+	put(new Uint8Array(0), total, guidToBytes(TableGuid.footer));
+	entries.forEach(({ data, guid, raw }, i) => {
+		put(data, raw?.length ?? lengths[i] ?? 0, raw?.guid ?? guidToBytes(guid));
 	});
 	return out;
 }

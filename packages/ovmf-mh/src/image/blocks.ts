@@ -1,18 +1,12 @@
-import { bytes, guidFromBytes, layout, u16, u32, u64 } from '@cvm/layout';
-import { type FirmwareTable, FOOTER_FROM_END, readFirmwareTable, TableGuid, type TableProblem } from './table.js';
+import { bytes, guidFromBytes, layout, u32, u64 } from '@cvm/layout';
+import { decodeHelperLayout, faultOfLayout, type HelperLayout, helperLayout } from './helper-layout.js';
+import { oldResetBlock, type ResetBlock, resetBlockOf } from './reset.js';
+import { type FirmwareTable, readFirmwareTable, TableGuid, type TableProblem } from './table.js';
 
 /** A range of guest memory. A base of 0 means that the image does not support what the range is for. */
 export interface MemoryRange {
 	readonly base: number;
 	readonly size: number;
-}
-
-/** Where SEV-ES application processors start. */
-export interface ResetBlock {
-	readonly address: number;
-	/** CS base of a processor reset there. */
-	readonly csBase: number;
-	readonly ip: number;
 }
 
 /** A page range with a meaning before launch. Types: 1 pre-validate, 2 secrets, 3 CPUID, 4 SVSM calling area, 0x10 kernel hashes. */
@@ -45,7 +39,10 @@ export interface FirmwareBlocks {
 	readonly resetBlock?: ResetBlock;
 	readonly secretBlock?: MemoryRange;
 	readonly hashBlock?: MemoryRange;
+	/** Where a mirror vCPU starts that is to be the migration helper. */
 	readonly migrationHandler?: number;
+	/** PROJECT: of images with our hardened helper. */
+	readonly helper?: HelperLayout;
 	readonly sevSections?: readonly SevSection[];
 	readonly tdxSections?: readonly TdxSection[];
 	readonly igvmSections?: readonly IgvmSection[];
@@ -70,7 +67,6 @@ const tdxSection = layout('TdxMetadataSection', 32, {
 	attributes: u32(28),
 });
 const igvmSection = layout('IgvmMetadataSection', 12, { gpa: u32(0), size: u32(4), id: u32(8) });
-const oldReset = layout('OldResetBlock', 22, { address: u32(0), length: u16(4), guid: bytes(6, 16) });
 
 /** Stands in the 16 bytes before a TDVF descriptor. */
 const TDVF_GUID = 'e9eaf9f3-168e-44d5-a8eb-7f4d8738f6ae';
@@ -93,8 +89,6 @@ interface SectionLayout<T> {
 }
 
 function sectionsOf<T>(image: Uint8Array, at: number, signature: string, section: SectionLayout<T>): readonly T[] {
-	if (at < 0 || at + header.size > image.length)
-		throw new Malformed(at, signature, 'a place inside the image', hex(at));
 	const head = header.decodePrefix(image.subarray(at));
 	const found = String.fromCharCode(...head.signature);
 	if (found !== signature) throw new Malformed(at, `${signature} signature`, signature, JSON.stringify(found));
@@ -113,34 +107,23 @@ function sectionsOf<T>(image: Uint8Array, at: number, signature: string, section
 	);
 }
 
-const resetBlockOf = (address: number): ResetBlock => ({
-	address,
-	csBase: (address & 0xffff0000) >>> 0,
-	ip: address & 0xffff,
-});
-
-/** Images older than the table carry the reset block alone, in the footer's place (qemu 7.2 target/i386/sev.c). */
-function oldResetBlock(image: Uint8Array): ResetBlock | undefined {
-	if (image.length < 4096) return undefined;
-	const at = image.length - FOOTER_FROM_END - 6;
-	const block = oldReset.decodePrefix(image.subarray(at));
-	if (guidFromBytes(block.guid) !== TableGuid.resetBlock || block.length !== oldReset.size) return undefined;
-	return resetBlockOf(block.address);
-}
-
-/** Reads the table and every block in it that is known. Of two entries with one GUID the first visited counts, as in QEMU. */
+/**
+ * Reads the table and every block in it that is known. Of two entries with one GUID the first visited counts, as in QEMU.
+ *
+ * DEVIATION(QEMU 7.2 target/i386/sev.c): QEMU does not look at the length of the data that it finds; here other lengths are malformed.
+ */
 export function readFirmwareBlocks(image: Uint8Array): FirmwareBlocks {
 	const table = readFirmwareTable(image);
 	const problems: TableProblem[] = table.problem ? [table.problem] : [];
 
-	const block = <T>(guid: string, size: number, read: (data: Uint8Array) => T): T | undefined => {
+	const block = <T>(guid: string, size: number, read: (data: Uint8Array, at: number) => T) => {
 		const entry = table.entries.find((e) => e.guid === guid);
 		if (!entry) return undefined;
 		try {
 			if (entry.data.length !== size) {
 				throw new Malformed(entry.offset, `data of ${guid}`, `${size} bytes`, entry.data.length);
 			}
-			return read(entry.data);
+			return read(entry.data, entry.offset);
 		} catch (error) {
 			if (!(error instanceof Malformed)) throw error;
 			problems.push({ offset: error.offset, message: error.message });
@@ -150,15 +133,20 @@ export function readFirmwareBlocks(image: Uint8Array): FirmwareBlocks {
 	const rangeOf = (guid: string) => block(guid, 8, (data) => range.decode(data));
 	const wordOf = (guid: string) => block(guid, 4, (data) => word.decode(data).value);
 	const metadata = <T>(guid: string, signature: string, section: SectionLayout<T>, check?: (at: number) => void) =>
-		block(guid, 4, (data) => {
-			const at = image.length - word.decode(data).value;
+		block(guid, 4, (data, offset) => {
+			const distance = word.decode(data).value;
+			const at = image.length - distance;
+			if (at < 0 || distance < header.size) {
+				const expected = `a place inside the image, ${header.size} to ${image.length} bytes before its end`;
+				throw new Malformed(offset, `distance of ${signature}`, expected, distance);
+			}
 			const sections = sectionsOf(image, at, signature, section);
 			check?.(at);
 			return sections;
 		});
 	const checkTdvf = (at: number) => {
 		const guid = at >= 16 ? guidFromBytes(image.subarray(at - 16, at)) : 'nothing';
-		if (guid !== TDVF_GUID) throw new Malformed(at - 16, 'GUID before TDVF', TDVF_GUID, guid);
+		if (guid !== TDVF_GUID) throw new Malformed(Math.max(0, at - 16), 'GUID before TDVF', TDVF_GUID, guid);
 	};
 
 	const address = wordOf(TableGuid.resetBlock);
@@ -167,6 +155,11 @@ export function readFirmwareBlocks(image: Uint8Array): FirmwareBlocks {
 		secretBlock: rangeOf(TableGuid.secretBlock),
 		hashBlock: rangeOf(TableGuid.hashBlock),
 		migrationHandler: wordOf(TableGuid.migrationHandler),
+		helper: block(TableGuid.helperLayout, helperLayout.size, (data, at) => {
+			const fault = faultOfLayout(data);
+			if (fault) throw new Malformed(at + fault.at, `helper layout, ${fault.field}`, fault.expected, fault.got);
+			return decodeHelperLayout(data);
+		}),
 		sevSections: metadata(TableGuid.sevMetadata, 'ASEV', sevSection),
 		tdxSections: metadata(TableGuid.tdxMetadata, 'TDVF', tdxSection, checkTdvf),
 		igvmSections: metadata(TableGuid.igvmMetadata, 'IGVM', igvmSection),

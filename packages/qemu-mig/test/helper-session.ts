@@ -23,7 +23,7 @@ export interface SessionOptions {
  * A source's helper without cryptography: its session is a few words, its records say which page of which epoch they are.
  * Notices calls out of order, overlapping ones, and a page sealed twice in an epoch.
  */
-export class SessionHelper implements PageHelper {
+class SessionHelper implements PageHelper {
 	state: 'idle' | 'sending' | 'frozen' | 'proven' | 'committed' | 'retired' = 'idle';
 	readonly log: string[] = [];
 	readonly batches: number[] = [];

@@ -80,6 +80,10 @@ export const qmpSchema = {
 	}),
 	migrate_cancel: command({}),
 	'migrate-incoming': command({ uri: text }),
+	/** QEMU v2 patch 9/12 of confidential guest-assisted live migration, never merged: lets the mirror vCPUs run. */
+	'start-migration-handler': command({}),
+	/** Patch 10/12: the same as `migrate-incoming`, of a VM that runs. */
+	'start-migrate-incoming': command({ uri: text }),
 	'migrate-set-parameters': command({
 		'max-bandwidth': optional(uint64),
 		'downtime-limit': optional(uint64),

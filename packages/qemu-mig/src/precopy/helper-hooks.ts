@@ -6,6 +6,8 @@ import { failureOf, PrecopyError } from './failure.js';
 import type { HelperInbox } from './helper-inbox.js';
 import type { Output } from './output.js';
 
+type HookName = 'open' | 'commit' | 'another';
+
 /** What {@link HelperHooks} works with. */
 export interface HelperHooksOptions {
 	readonly helper: PageHelper | undefined;
@@ -31,7 +33,7 @@ export interface HelperHooksOptions {
 export class HelperHooks {
 	readonly #o: HelperHooksOptions;
 	/** The hook that runs; only then messages may be sent. */
-	#running: 'commit' | 'another' | undefined;
+	#running: HookName | undefined;
 	#givenUp = false;
 	#revived = false;
 	readonly #peer: HelperPeer = {
@@ -50,7 +52,7 @@ export class HelperHooks {
 	}
 
 	open(): Promise<void> {
-		return this.#run((helper) => helper.open?.(this.#peer));
+		return this.#run((helper) => helper.open?.(this.#peer), 'open');
 	}
 
 	epoch(): void {
@@ -106,10 +108,7 @@ export class HelperHooks {
 		}
 	}
 
-	async #run(
-		work: (helper: PageHelper) => Promise<void> | undefined,
-		as: 'commit' | 'another' = 'another',
-	): Promise<void> {
+	async #run(work: (helper: PageHelper) => Promise<void> | undefined, as: HookName = 'another'): Promise<void> {
 		const { helper, output, inbox } = this.#o;
 		if (helper === undefined) return;
 		output.waiter.check();
@@ -120,10 +119,13 @@ export class HelperHooks {
 		} catch (reason) {
 			// Whatever it waits for does not come any more, and nobody else must call the helper before it knows that.
 			inbox.end(failureOf('helper', reason));
+			let why = reason;
 			await done.catch((cause: PrecopyError) => {
 				if (isRevived(cause.cause)) this.#revived = true;
+				// A target that refuses may have said why, right before its end.
+				if (as === 'open' && reason instanceof PrecopyError) why = cause;
 			});
-			throw reason;
+			throw why;
 		} finally {
 			this.#running = undefined;
 		}

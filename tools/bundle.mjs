@@ -19,6 +19,7 @@ export async function bundle(folder) {
 			index: path('apps/host/src/index.ts'),
 			'vcpu-worker': path('apps/host/src/vcpu-worker.ts'),
 			'dirty-vcpu': path('apps/cvm/src/bench/dirty-vcpu.ts'),
+			'mailbox-vcpu': path('apps/cvm/src/bench/mailbox-vcpu.ts'),
 			'devsev-server': path('packages/devsev/src/node/devsev-server.ts'),
 		},
 		outdir: folder,

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { decodeGlobalState, encodeGlobalState, vmSection } from './devices.js';
+import { decodeGlobalState, decodeShared, encodeGlobalState, encodeShared, vmSection } from './devices.js';
 
 describe('globalstate', () => {
 	it('is the 104 bytes that QEMU 7.2 sends for a running machine (migration/global_state.c)', () => {
@@ -34,5 +34,28 @@ describe('the section of the VM', () => {
 
 	it.each([0, 15, 17])('refuses %i bytes', (length) => {
 		expect(() => vmSection.decode(new Uint8Array(length))).toThrow(/cvm\/vm/);
+	});
+});
+
+describe('the section of shared ranges', () => {
+	it('keeps its form', () => {
+		const list = [
+			{ gfnStart: 1, gfnEnd: 3 },
+			{ gfnStart: 0x100000, gfnEnd: 0x100001 },
+		];
+		const body = encodeShared(list);
+		expect(Buffer.from(body.subarray(0, 16)).toString('hex')).toBe('01000000000000000300000000000000');
+		expect(decodeShared(body)).toEqual(list);
+		expect(decodeShared(new Uint8Array())).toEqual([]);
+	});
+
+	it.each([
+		['part of a range', new Uint8Array(17)],
+		['an empty range', encodeShared([{ gfnStart: 4, gfnEnd: 4 }])],
+		['a range backwards', encodeShared([{ gfnStart: 4, gfnEnd: 3 }])],
+		['a range without end', encodeShared([{ gfnStart: 4, gfnEnd: 2 ** 41 }])],
+		['more than are kept', new Uint8Array(16 * 65537)],
+	])('refuses %s', (_, body) => {
+		expect(() => decodeShared(body)).toThrow(/^cvm\/shared: expected [^\n]+$/);
 	});
 });

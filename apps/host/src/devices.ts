@@ -1,9 +1,12 @@
 import { layout, u32, u64 } from '@cvm/layout';
+import type { SharedRegion } from '@cvm/qemu-mig';
 
-/** Names of the device sections that a host writes: two of this model's own, and QEMU's run state. */
+/** Names of the device sections that a host writes: three of this model's own, QEMU's run state, and one of the first helper series. */
 export const SECTION = {
+	endOfRam: 'end-of-confidential-ram',
 	vcpu: 'cvm/vcpu',
 	vm: 'cvm/vm',
+	shared: 'cvm/shared',
 	globalstate: 'globalstate',
 } as const;
 
@@ -15,6 +18,35 @@ export const vmSection = layout('cvm/vm', 16, {
 	program: u32(8),
 	vcpus: u32(12),
 });
+
+const sharedRange = layout('cvm/shared', 16, { gfnStart: u64(0), gfnEnd: u64(8) });
+/** As many ranges as a host keeps. */
+const MAX_RANGES = 1 << 16;
+
+/** What the guest shares with its host, for dialects whose RAM has no record for it: 16 bytes a range, half-open, in frames. */
+export function encodeShared(list: readonly SharedRegion[]): Uint8Array {
+	const out = new Uint8Array(list.length * sharedRange.size);
+	for (const [i, { gfnStart, gfnEnd }] of list.entries()) {
+		const range = { gfnStart: BigInt(gfnStart), gfnEnd: BigInt(gfnEnd) };
+		sharedRange.encodeInto(out.subarray(i * sharedRange.size), range);
+	}
+	return out;
+}
+
+/** @throws RangeError unless it is whole ranges that are none too large, none empty, and no more than a host keeps */
+export function decodeShared(body: Uint8Array): SharedRegion[] {
+	const count = body.length / sharedRange.size;
+	if (!Number.isInteger(count) || count > MAX_RANGES) {
+		throw new RangeError(`cvm/shared: expected at most ${MAX_RANGES} ranges of 16 bytes, got ${body.length} bytes`);
+	}
+	return Array.from({ length: count }, (_, i) => {
+		const { gfnStart, gfnEnd } = sharedRange.decodePrefix(body.subarray(i * sharedRange.size));
+		if (gfnStart >= gfnEnd || gfnEnd > 2n ** 40n) {
+			throw new RangeError(`cvm/shared: expected a range of frames below 2^40, got ${gfnStart} to ${gfnEnd}`);
+		}
+		return { gfnStart: Number(gfnStart), gfnEnd: Number(gfnEnd) };
+	});
+}
 
 const RUN_STATE_BYTES = 100;
 

@@ -49,19 +49,25 @@ export class ExitAnswers {
 		const size = run.getUint8(RunOffset.ioSize);
 		const port = run.getUint16(RunOffset.ioPort, true);
 		const at = Number(run.getBigUint64(RunOffset.ioDataOffset, true));
-		const get = () => (size === 1 ? run.getUint8(at) : size === 2 ? run.getUint16(at, true) : run.getUint32(at, true));
-		const set = (value: number) => {
-			if (size === 1) run.setUint8(at, value);
-			else if (size === 2) run.setUint16(at, value, true);
-			else run.setUint32(at, value, true);
-		};
-		if (run.getUint8(RunOffset.ioDirection) === IoDirection.out) {
-			if (port === SERIAL_PORT) this.#serial.write(get() & 0xff);
-			else if (port === ECHO_PORT) echo(this.#host().machine, get());
-			else this.#fwCfg.ioWrite(port, size as 1 | 2 | 4, get());
+		const data = new Uint8Array(run.buffer, run.byteOffset + at, size);
+		this.io(port, run.getUint8(RunOffset.ioDirection) === IoDirection.out, data);
+	}
+
+	/** One access to a port by any vCPU, the mirrors' included: 1, 2 or 4 bytes, to be filled in if the guest reads. */
+	io(port: number, isOut: boolean, data: Uint8Array): void {
+		const view = new DataView(data.buffer, data.byteOffset, data.length);
+		const size = data.length;
+		if (!isOut) {
+			const value = this.#fwCfg.ioRead(port, size as 1 | 2 | 4);
+			if (size === 1) view.setUint8(0, value);
+			else if (size === 2) view.setUint16(0, value, true);
+			else view.setUint32(0, value, true);
 			return;
 		}
-		set(this.#fwCfg.ioRead(port, size as 1 | 2 | 4));
+		const value = size === 1 ? view.getUint8(0) : size === 2 ? view.getUint16(0, true) : view.getUint32(0, true);
+		if (port === SERIAL_PORT) this.#serial.write(value & 0xff);
+		else if (port === ECHO_PORT) echo(this.#host().machine, value);
+		else this.#fwCfg.ioWrite(port, size as 1 | 2 | 4, value);
 	}
 
 	/** The guest's page status changed: KVM_HC_MAP_GPA_RANGE, Linux Documentation/virt/kvm/x86/hypercalls.rst. */

@@ -1,6 +1,7 @@
+import { guestCpuView } from '@cvm/kvm/mirror';
 import { e820File, type FwCfgOptions } from '@cvm/ovmf-mh/host';
 import type { HostOptions } from './options.js';
-import { readNamedFile } from './virtual-machine.js';
+import { readNamedFile, topologyOf } from './virtual-machine.js';
 
 const E820_RAM = 1;
 /** What a guest does that was not told what to do. */
@@ -20,10 +21,12 @@ export function fwCfgItems(options: HostOptions): FwCfgOptions {
 				: readNamedFile(`-fw_cfg ${name}`, value.file, FILE_LIMIT);
 	}
 	const uuid = Uint8Array.from(Buffer.from((options.uuid ?? '').replaceAll('-', ''), 'hex'));
+	// The guest's firmware must not look for the mirrors.
+	const { bootCpuCount } = guestCpuView(topologyOf(options));
 	return {
 		files,
 		ramBytes: options.memoryBytes,
-		bootCpus: options.cpus,
+		bootCpus: new DataView(bootCpuCount.buffer).getUint16(0, true),
 		...(uuid.length === 16 && { uuid }),
 	};
 }

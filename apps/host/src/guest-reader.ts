@@ -1,6 +1,7 @@
 import { createHash, type Hash } from 'node:crypto';
 import type { HostMapping } from '@cvm/kvm';
 import { PAGE_SIZE } from '@cvm/layout';
+import { helperRanges } from '@cvm/ovmf-mh/host';
 import type { MappedBlock } from './pages.js';
 import type { GuestDigest } from './qmp-schema.js';
 import type { VirtualMachine } from './virtual-machine.js';
@@ -23,18 +24,29 @@ export class GuestReader {
 		this.#bounce = machine.kvm.memory.mmap(BATCH * PAGE_SIZE);
 	}
 
-	/** Hands out a block's bytes in order; each piece is valid during the call. @throws SevCommandError */
+	/**
+	 * Hands out a block's bytes in order; each piece is valid during the call. What is a migration helper's own reads as zeros where
+	 * there is one: it does not move, and differs from machine to machine. @throws SevCommandError
+	 */
 	read(block: MappedBlock, take: (piece: Uint8Array) => void): void {
 		const pages = block.usedLength / PAGE_SIZE;
 		const first = block.gpa / PAGE_SIZE;
-		const { confidential, shared, sev } = this.#machine;
-		const isPrivate = (page: number) => confidential && !shared.has(first + page);
+		const { confidential, shared, sev, mirror } = this.#machine;
+		const own = (mirror ? helperRanges() : []).map(({ start, end }) => ({
+			start: start / PAGE_SIZE - first,
+			end: end / PAGE_SIZE - first,
+		}));
+		const kindOf = (page: number): 'own' | 'private' | 'plain' => {
+			if (own.some(({ start, end }) => page >= start && page < end)) return 'own';
+			return confidential && !shared.has(first + page) ? 'private' : 'plain';
+		};
 		for (let page = 0; page < pages; ) {
-			const kind = isPrivate(page);
+			const kind = kindOf(page);
 			let end = page + 1;
-			while (end < pages && end - page < BATCH && isPrivate(end) === kind) end++;
+			while (end < pages && end - page < BATCH && kindOf(end) === kind) end++;
 			const bytes = (end - page) * PAGE_SIZE;
-			if (kind && sev) {
+			if (kind === 'own') take(new Uint8Array(bytes));
+			else if (kind === 'private' && sev) {
 				sev.debugDecrypt(block, page * PAGE_SIZE, bytes, this.#bounce);
 				take(this.#bounce.bytes.subarray(0, bytes));
 			} else take(block.mapping.bytes.subarray(page * PAGE_SIZE, end * PAGE_SIZE));

@@ -5,6 +5,8 @@ import { type QmpListener, serveQmp, systemClock } from '@cvm/qmp/node';
 import type { HostContext } from './context.js';
 import { ExitAnswers } from './exits.js';
 import { fwCfgItems } from './fw-cfg-items.js';
+import { createHelperControl } from './helper/create.js';
+import { MirrorVcpus } from './helper/mirror-vcpus.js';
 import { MigrationSettings } from './migration/settings.js';
 import { MigrationSource } from './migration/source.js';
 import { MigrationTarget } from './migration/target.js';
@@ -40,6 +42,7 @@ export class Host {
 	readonly #context: HostContext;
 	readonly #server: QmpServer;
 	readonly #serial: SerialOutput;
+	readonly #mirrors: MirrorVcpus | undefined;
 	readonly #source: MigrationSource;
 	readonly #target: MigrationTarget;
 	#listeners: QmpListener[] = [];
@@ -62,12 +65,21 @@ export class Host {
 			(vcpu) => exits.answer(vcpu),
 			(reason, vcpu) => void this.#halted(reason, vcpu.index),
 		);
+		this.#mirrors =
+			options.mirrors === 0
+				? undefined
+				: new MirrorVcpus({
+						io: (port, isOut, data) => exits.io(port, isOut, data),
+						reset: (reason) => void this.#resetAsked(reason),
+						failed: (reason) => void this.#stopped(reason, 'internal-error'),
+					});
 		this.#context = {
 			options,
 			machine,
 			threads,
+			helper: this.#mirrors && createHelperControl(options.helper ?? 'hardened', () => this.#context, this.#mirrors),
 			runState: new RunStateMachine(),
-			settings: new MigrationSettings(),
+			settings: new MigrationSettings(this.#mirrors !== undefined),
 			migrationMsr: migrationMsrOf(machine, image !== undefined),
 			handedOver: false,
 			autostart: !options.stopped,
@@ -91,6 +103,9 @@ export class Host {
 	static async start(options: HostOptions, warn: (line: string) => void = () => undefined): Promise<Host> {
 		const image = options.fromStream === undefined ? undefined : await readStreamImage(options.fromStream);
 		const host = new Host(options, image, warn);
+		if (options.insecurePlaintext) {
+			warn('warning: -insecure-plaintext: a migration helper that encrypts nothing may show the whole guest');
+		}
 		try {
 			await host.#begin();
 		} catch (error) {
@@ -102,9 +117,12 @@ export class Host {
 
 	async #begin(): Promise<void> {
 		const { options, machine, threads, runState } = this.#context;
-		await threads.start(machine.vcpus, { abi: machine.kvm.abi, ticks: options.ticks });
+		const { ticks, helper, insecureSeed: seed } = options;
+		await threads.start(machine.vcpus, { abi: machine.kvm.abi, ticks, helper, seed, isMirror: false });
 		if (options.incoming !== undefined) runState.to('inmigrate');
 		else if (machine.sev) this.#launch();
+		// The mirror takes the guest's key over: there is one only now.
+		await this.#mirrors?.create(machine, options);
 		for (const where of options.qmp) this.#listeners.push(await serveOn(this.#server, where));
 		if (options.incoming !== undefined) {
 			if (options.incoming !== 'defer') await this.#target.listen(options.incoming);
@@ -149,11 +167,12 @@ export class Host {
 		this.#source.drop();
 		this.#target.close();
 		await this.#source.finished;
-		await this.#context.threads.stop();
+		await Promise.all([this.#context.threads.stop(), this.#mirrors?.stop()]);
 		// The answer to `quit` and the last events are on their way to the clients.
 		await new Promise((resolve) => setImmediate(resolve));
 		for (const listener of this.#listeners) await listener.close();
 		this.#serial.close();
+		this.#context.machine.mirror?.destroy();
 		this.#context.machine.vm.destroy();
 		this.#end(end);
 	}
@@ -172,7 +191,7 @@ export class Host {
 		threads.resume();
 	}
 
-	async #pause(next: 'paused' | 'finish-migrate'): Promise<void> {
+	async #pause(next: 'paused' | 'finish-migrate' | 'inmigrate'): Promise<void> {
 		const { runState, threads } = this.#context;
 		const wasRunning = runState.running;
 		await threads.pause();
@@ -182,14 +201,31 @@ export class Host {
 
 	/** A vCPU can not go on: the guest stops, the process stays for whoever wants to look. */
 	async #halted(reason: string, vcpu: number): Promise<void> {
-		const { threads, runState, warn } = this.#context;
-		warn(`vCPU ${vcpu}: ${reason}`);
-		await threads.pause();
-		if (runState.running) {
-			runState.to('internal-error');
-			this.#emit('STOP', {});
+		if (await this.#stopped(`vCPU ${vcpu}: ${reason}`, 'internal-error')) {
 			this.#emit('GUEST_PANICKED', { action: 'pause', info: { type: 'cvm', vcpu, reason } });
 		}
+	}
+
+	/**
+	 * A helper shut down, at which QEMU resets the whole machine: the guest with it. This model has no resets and does what QEMU does
+	 * with `-no-reboot`.
+	 */
+	async #resetAsked(reason: string): Promise<void> {
+		const { runState } = this.#context;
+		const before = runState.state;
+		await this.#stopped(`${reason}: the machine was to be reset`, 'shutdown');
+		if (before !== 'shutdown') this.#emit('SHUTDOWN', { guest: true, reason: 'guest-reset' });
+	}
+
+	/** @returns whether the guest ran until now */
+	async #stopped(line: string, state: 'internal-error' | 'shutdown'): Promise<boolean> {
+		const { threads, runState, warn } = this.#context;
+		warn(line);
+		await threads.pause();
+		const wasRunning = runState.running;
+		if (wasRunning || state === 'shutdown') runState.to(state);
+		if (wasRunning) this.#emit('STOP', {});
+		return wasRunning;
 	}
 }
 

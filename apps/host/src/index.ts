@@ -10,6 +10,7 @@
  * @packageDocumentation
  */
 export { runHost } from './cli.js';
+export type { HelperFigures } from './helper/tally.js';
 export { Host, type HostEnd } from './host.js';
 export { type HostOptions, parseHostOptions, type SevGuestOptions, USAGE, UsageError } from './options.js';
 export { type PlatformIdentity, platformIn, platformInMemory } from './platform.js';

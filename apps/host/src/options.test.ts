@@ -13,6 +13,10 @@ const DEFAULTS: HostOptions = {
 	machine: 'pc-q35-7.2',
 	memoryBytes: 128 * MIB,
 	cpus: 1,
+	mirrors: 0,
+	helper: undefined,
+	helperDialect: 'mh-v2',
+	insecurePlaintext: false,
 	sev: undefined,
 	bios: undefined,
 	fwCfg: [],
@@ -53,6 +57,9 @@ describe('a command line', () => {
 		['-m 1G', { memoryBytes: 1024 * MIB }],
 		['-m size=256M', { memoryBytes: 256 * MIB }],
 		['-smp 16', { cpus: 16 }],
+		['-smp cpus=4,maxcpus=4', { cpus: 4 }],
+		['-smp 4,mirrorvcpus=0', { cpus: 4 }],
+		['-insecure-plaintext', { insecurePlaintext: true }],
 		['-bios /fw', { bios: '/fw' }],
 		['-fw_cfg name=opt/x,string=a,,b', { fwCfg: [{ name: 'opt/x', value: { string: 'a,b' } }] }],
 		['-fw_cfg opt/x,file=/f', { fwCfg: [{ name: 'opt/x', value: { file: '/f' } }] }],
@@ -96,6 +103,16 @@ describe('a command line', () => {
 		expect(parse(...objects, '-machine', 'q35,memory-encryption=b').sev).toMatchObject({ id: 'b', policy: 3 });
 	});
 
+	it.each<[string, Partial<HostOptions>]>([
+		['-smp 5,mirrorvcpus=1', { cpus: 4, mirrors: 1, helper: 'hardened' }],
+		['-smp 24,mirrorvcpus=8', { cpus: 16, mirrors: 8, helper: 'hardened' }],
+		['-smp 2,mirrorvcpus=1 -helper rfc-2021', { cpus: 1, mirrors: 1, helper: 'rfc-2021', helperDialect: 'mh-v2' }],
+		['-smp 2,mirrorvcpus=1 -helper hardened,dialect=mh-v1', { helper: 'hardened', helperDialect: 'mh-v1' }],
+	])('with mirror vCPUs, %s', (words, expected) => {
+		const guest = [...support, '-object', 'sev-guest,id=sev0'];
+		expect(parse(...guest, ...words.split(' '))).toMatchObject(expected);
+	});
+
 	it('keeps every -qmp and every -fw_cfg', () => {
 		const options = parse(
 			'-qmp',
@@ -136,6 +153,28 @@ describe('a mistake is told in one line', () => {
 		[['-smp', '17'], `-smp: Parameter 'cpus' expects a number from 1 to 16, got '17'`],
 		[['-smp', 'two'], `-smp: Parameter 'cpus' expects a number from 1 to 16, got 'two'`],
 		[['-smp', '1.5'], `-smp: Parameter 'cpus' expects a number from 1 to 16, got '1.5'`],
+		[['-smp', '2,mirrorvcpus=x'], `-smp mirrorvcpus: expected a number, got "x"`],
+		[['-smp', '2,cores=1'], `-smp: expected cpus, maxcpus or mirrorvcpus, got "cores"`],
+		[['-smp', '2,maxcpus=4'], '-smp: expected maxcpus equal to cpus, got 4 and 2'],
+		[['-smp', '2,mirrorvcpus=2'], '-smp: expected 1 to 16 vCPUs besides the mirrors, got 0'],
+		[['-smp', '18,mirrorvcpus=1'], '-smp: expected 1 to 16 vCPUs besides the mirrors, got 17'],
+		[['-smp', '12,mirrorvcpus=9'], `-smp: Parameter 'mirrorvcpus' expects a number from 0 to 8, got '9'`],
+		[
+			['-smp', '2,mirrorvcpus=1'],
+			'-smp: mirror vCPUs need a confidential guest: -machine confidential-guest-support=ID',
+		],
+		[['-helper', 'hardened'], '-helper: needs mirror vCPUs: -smp N,mirrorvcpus=M'],
+		[['-helper', 'hardened,dialect=v1'], `-helper: Parameter 'dialect' expects 'mh-v1' or 'mh-v2'`],
+		[['-helper', 'hardened,version=1'], `-helper: Invalid parameter 'version'`],
+		[['-helper', 'rfc'], `-helper: expected hardened or rfc-2021, got 'rfc'`],
+		[
+			[...support, '-object', 'sev-guest,id=sev0', '-smp', '2,mirrorvcpus=1', '-incoming', 'defer'],
+			'-incoming: a helper has to run before its guest arrives; use QMP start-migrate-incoming',
+		],
+		[
+			[...support, '-object', 'sev-guest,id=sev0', '-smp', '4,mirrorvcpus=2', '-helper', 'rfc-2021'],
+			'-helper: rfc-2021 has one mailbox, hence one helper; got mirrorvcpus=2',
+		],
 		[['-fw_cfg', 'string=x'], `-fw_cfg: Parameter 'name' is missing`],
 		[['-fw_cfg', 'name=x'], `-fw_cfg: expected exactly one of 'string' and 'file'`],
 		[['-fw_cfg', 'name=x,string=a,file=b'], `-fw_cfg: expected exactly one of 'string' and 'file'`],

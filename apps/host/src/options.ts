@@ -1,3 +1,5 @@
+import { type MirrorTopology, parseSmp } from '@cvm/kvm/mirror';
+import { MAX_HELPERS } from '@cvm/ovmf-mh/host';
 import { parseQmpAddress } from '@cvm/qmp/node';
 
 /** A mistake of the person at the command line: one line, exit code 2. */
@@ -18,6 +20,12 @@ export interface SevGuestOptions {
 	readonly sessionFile: string | undefined;
 }
 
+/** Which migration helper the firmware has: the one that is meant to be used, or the one that was posted in August 2021. */
+export type HelperProfile = 'hardened' | 'rfc-2021';
+
+/** The stream of the in-guest helper: QEMU's series of March (`mh-v1`) or of August 2021 (`mh-v2`). */
+type HelperDialect = 'mh-v1' | 'mh-v2';
+
 interface FwCfgOption {
 	readonly name: string;
 	readonly value: { readonly string: string } | { readonly file: string };
@@ -28,7 +36,16 @@ export interface HostOptions {
 	/** QEMU's machine type with the alias resolved, as it stands in a stream: `pc-q35-7.2`. */
 	readonly machine: string;
 	readonly memoryBytes: number;
+	/** vCPUs of the guest: those of `-smp` less the mirrors. */
 	readonly cpus: number;
+	/** Mirror vCPUs, on which migration helpers run. The guest does not know of them. */
+	readonly mirrors: number;
+	/** The firmware's helper; without mirror vCPUs it has none. */
+	readonly helper: HelperProfile | undefined;
+	/** Which posting's records its pages are in: those of August 2021 unless told otherwise. Both ends must agree. */
+	readonly helperDialect: HelperDialect;
+	/** `-insecure-plaintext`: a guest may move by a helper that encrypts nothing. */
+	readonly insecurePlaintext: boolean;
 	readonly sev: SevGuestOptions | undefined;
 	readonly bios: string | undefined;
 	readonly fwCfg: readonly FwCfgOption[];
@@ -61,7 +78,7 @@ One host process, source or target of a migration. Options are QEMU's where QEMU
   -object sev-guest,id=ID[,policy=0x1][,cbitpos=51][,reduced-phys-bits=5]
           [,dh-cert-file=FILE][,session-file=FILE][,kernel-hashes=off]
   -m SIZE             guest RAM: 256M, 1G; a plain number is MiB (default 128M)
-  -smp N              vCPUs (default 1)
+  -smp N[,mirrorvcpus=M]   vCPUs (default 1), the last M of them for migration helpers
   -bios FILE          firmware image (default: a small model firmware)
   -fw_cfg name=NAME,string=TEXT | name=NAME,file=FILE
   -qmp unix:PATH,server,nowait | tcp:127.0.0.1:PORT,server,nowait
@@ -75,6 +92,8 @@ Of this model only:
   -platform DIR       the chip's identity and flash, kept in DIR between processes
   -ticks on|off       off: the guest's 1 kHz timer fires at once (default on)
   -from-stream FILE   RAM blocks of a QEMU migration stream become the guest's private memory
+  -helper hardened|rfc-2021[,dialect=mh-v1|mh-v2]   the firmware's migration helper (default hardened,dialect=mh-v2)
+  -insecure-plaintext the helper of 2021 may move a guest, though it encrypts nothing
   -insecure-seed S    predictable keys and nonces, for reproducible runs
 
 example:
@@ -159,6 +178,60 @@ function sevGuest(given: ReadonlyMap<string, string>): SevGuestOptions {
 	};
 }
 
+const MAX_CPUS = 16;
+
+/** `N` or `[cpus=]N[,maxcpus=N][,mirrorvcpus=M]`: the guest's vCPUs, and the mirrors. */
+function smp(text: string): { readonly cpus: number; readonly mirrors: number } {
+	if (!/[,=]/.test(text)) return { cpus: number('-smp', 'cpus', text, 1, MAX_CPUS), mirrors: 0 };
+	let topology: MirrorTopology;
+	try {
+		topology = parseSmp(text);
+	} catch (error) {
+		throw new UsageError((error as Error).message);
+	}
+	const { cpus, maxCpus, mirrorVcpus } = topology;
+	if (maxCpus !== cpus) throw new UsageError(`-smp: expected maxcpus equal to cpus, got ${maxCpus} and ${cpus}`);
+	if (mirrorVcpus > MAX_HELPERS) {
+		throw new UsageError(
+			`-smp: Parameter 'mirrorvcpus' expects a number from 0 to ${MAX_HELPERS}, got '${mirrorVcpus}'`,
+		);
+	}
+	const guests = cpus - mirrorVcpus;
+	if (guests < 1 || guests > MAX_CPUS) {
+		throw new UsageError(`-smp: expected 1 to ${MAX_CPUS} vCPUs besides the mirrors, got ${guests}`);
+	}
+	return { cpus: guests, mirrors: mirrorVcpus };
+}
+
+/** Which helper, after the rules for machines that have one. @throws UsageError */
+function helperOf(
+	text: string | undefined,
+	{ mirrors, sev, incoming }: Pick<HostOptions, 'mirrors' | 'sev' | 'incoming'>,
+): Pick<HostOptions, 'helper' | 'helperDialect'> {
+	const given = keyValues('-helper', text ?? 'hardened', 'profile');
+	only('-helper', given, 'profile', 'dialect');
+	const [helper, helperDialect] = [given.get('profile') ?? 'hardened', given.get('dialect') ?? 'mh-v2'];
+	if (helper !== 'hardened' && helper !== 'rfc-2021') {
+		throw new UsageError(`-helper: expected hardened or rfc-2021, got '${helper}'`);
+	}
+	if (helperDialect !== 'mh-v1' && helperDialect !== 'mh-v2') {
+		throw new UsageError(`-helper: Parameter 'dialect' expects 'mh-v1' or 'mh-v2'`);
+	}
+	if (mirrors === 0) {
+		if (text !== undefined) throw new UsageError('-helper: needs mirror vCPUs: -smp N,mirrorvcpus=M');
+		return { helper: undefined, helperDialect };
+	}
+	if (!sev)
+		throw new UsageError('-smp: mirror vCPUs need a confidential guest: -machine confidential-guest-support=ID');
+	if (incoming !== undefined) {
+		throw new UsageError('-incoming: a helper has to run before its guest arrives; use QMP start-migrate-incoming');
+	}
+	if (helper === 'rfc-2021' && mirrors > 1) {
+		throw new UsageError(`-helper: rfc-2021 has one mailbox, hence one helper; got mirrorvcpus=${mirrors}`);
+	}
+	return { helper, helperDialect };
+}
+
 function fwCfg(given: ReadonlyMap<string, string>): FwCfgOption {
 	only('-fw_cfg', given, 'name', 'string', 'file');
 	const [name, string, file] = [given.get('name'), given.get('string'), given.get('file')];
@@ -193,10 +266,12 @@ export function parseHostOptions(argv: readonly string[]): HostOptions | 'help' 
 	const fwCfgItems: FwCfgOption[] = [];
 	const qmps: string[] = [];
 	let stopped = false;
+	let insecurePlaintext = false;
 	const single = new Set(
 		['machine', 'm', 'smp', 'bios', 'incoming', 'name', 'uuid', 'serial', 'platform', 'ticks', 'from-stream'].concat(
 			'insecure-seed',
 			'run-with',
+			'helper',
 		),
 	);
 	for (let i = 0; i < argv.length; i++) {
@@ -205,6 +280,10 @@ export function parseHostOptions(argv: readonly string[]): HostOptions | 'help' 
 		if (option === 'h' || option === 'help') return 'help';
 		if (option === 'S') {
 			stopped = true;
+			continue;
+		}
+		if (option === 'insecure-plaintext') {
+			insecurePlaintext = true;
 			continue;
 		}
 		const known = single.has(option) || ['M', 'object', 'fw_cfg', 'qmp'].includes(option);
@@ -235,15 +314,20 @@ export function parseHostOptions(argv: readonly string[]): HostOptions | 'help' 
 	if (uuid !== undefined && !/^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i.test(uuid)) {
 		throw new UsageError(`-uuid: failed to parse UUID string: wrong format`);
 	}
+	const { cpus, mirrors } = smp(once.get('smp') ?? '1');
+	const incoming = once.get('incoming');
 	return {
 		machine: type,
 		memoryBytes: memorySize('-m', once.get('m') ?? '128M'),
-		cpus: number('-smp', 'cpus', once.get('smp') ?? '1', 1, 16),
+		cpus,
+		mirrors,
+		...helperOf(once.get('helper'), { mirrors, sev, incoming }),
+		insecurePlaintext,
 		sev,
 		bios: once.get('bios'),
 		fwCfg: fwCfgItems,
 		qmp: qmps,
-		incoming: once.get('incoming'),
+		incoming,
 		stopped,
 		name: once.get('name'),
 		uuid,

@@ -1,7 +1,16 @@
-import type { HostMapping, Vm } from '@cvm/kvm';
+import type { HostMapping, UserMemoryRegion, Vm } from '@cvm/kvm';
 import type { SharedPages } from '@cvm/kvm/vmm';
 import { type Gpa, type Hva, PAGE_SIZE } from '@cvm/layout';
-import type { PageOpener, PageSealer, PageSink, PageSource, RamBlock } from '@cvm/qemu-mig';
+import { type GpaRange, helperRanges } from '@cvm/ovmf-mh/host';
+import type {
+	PageHelper,
+	PageHelperTarget,
+	PageOpener,
+	PageSealer,
+	PageSink,
+	PageSource,
+	RamBlock,
+} from '@cvm/qemu-mig';
 
 /** A RAM block of the VM: its name in the stream, where the guest sees it, and the DRAM behind it. */
 export interface MappedBlock extends RamBlock {
@@ -22,6 +31,8 @@ export interface GuestPages {
 	/** Whether pages are private unless the guest shared them. */
 	readonly confidential: boolean;
 	allocate(bytes: number): Uint8Array;
+	/** KVM_SET_USER_MEMORY_REGION on the VM, and on its mirror if it has one. */
+	setRegion(region: UserMemoryRegion): number;
 }
 
 const gfnOf = (block: MappedBlock, page: number): number => block.gpa / PAGE_SIZE + page;
@@ -47,22 +58,41 @@ export class SevCommandError extends Error {
 }
 
 const LOG_DIRTY_PAGES = 1;
+const READONLY = 2;
+
+/** Who encrypts and decrypts pages. With a helper the sealer has but the list of shared ranges to give, and the opener to take. */
+export interface PageTransport<Seal, Help> {
+	readonly crypt?: Seal | undefined;
+	readonly helper?: Help | undefined;
+	/** Pages that stay here, as a helper's own memory does. */
+	readonly omits?: ((gpa: number, offset: number) => boolean) | undefined;
+}
+
+const HELPERS: readonly GpaRange[] = helperRanges();
+
+/** Whether a page is the helper's own: what is there belongs to this machine and stays. */
+export const isHelperMemory = (gpa: number): boolean => HELPERS.some(({ start, end }) => gpa >= start && gpa < end);
 
 /** Guest memory as the sending engine sees it. */
-export function pageSource(pages: GuestPages, sealer: PageSealer | undefined): PageSource {
+export function pageSource(pages: GuestPages, transport: PageTransport<PageSealer, PageHelper> = {}): PageSource {
+	const { crypt: sealer, helper, omits } = transport;
 	const { vm, blocks, shared, touched, confidential } = pages;
 	const scratch = blocks.map((b) => new Uint32Array(Math.ceil(b.usedLength / PAGE_SIZE / 64) * 2));
 	const setLogging = (on: boolean) => {
 		for (const { slot, gpa, usedLength, mapping, flags } of blocks) {
 			const wanted = on ? flags | LOG_DIRTY_PAGES : flags;
 			const region = { slot, flags: wanted, guestPhysAddr: gpa, memorySize: usedLength, userspaceAddr: mapping.hva };
-			const result = vm.setUserMemoryRegion(region);
+			const result = pages.setRegion(region);
 			if (result !== 0) throw new Error(`dirty logging of slot ${slot}: errno ${-result}`);
 		}
 	};
 	return {
 		blocks,
 		...(sealer && { sealer }),
+		...(helper && { helper }),
+		...(omits && {
+			omits: (index: number, page: number) => omits((blocks[index]?.gpa ?? 0) + page * PAGE_SIZE, page * PAGE_SIZE),
+		}),
 		startDirtyLog: () => {
 			for (const bitmap of touched) bitmap.fill(0);
 			setLogging(true);
@@ -78,7 +108,10 @@ export function pageSource(pages: GuestPages, sealer: PageSealer | undefined): P
 		},
 		isPrivate: (index, page) => {
 			const block = blocks[index];
-			return confidential && block !== undefined && !shared.has(gfnOf(block, page));
+			if (!confidential || block === undefined) return false;
+			// No helper can reach ROM; as posted it goes plain (QEMU v2 patch 6/12), which is to say as its ciphertext.
+			if (helper && (block.flags & READONLY) !== 0) return false;
+			return !shared.has(gfnOf(block, page));
 		},
 		plainPage: (index, page) => {
 			const block = blocks[index];
@@ -90,17 +123,33 @@ export function pageSource(pages: GuestPages, sealer: PageSealer | undefined): P
 }
 
 /** Guest memory as the loader sees it. */
-export function pageSink(pages: GuestPages, opener: PageOpener | undefined): PageSink {
+export function pageSink(pages: GuestPages, transport: PageTransport<PageOpener, PageHelperTarget> = {}): PageSink {
+	const { crypt: opener, helper } = transport;
 	const at = (index: number, page: number): Uint8Array => {
 		const bytes = pages.blocks[index]?.mapping.bytes;
 		if (!bytes) throw new RangeError(`no RAM block ${index}`);
 		return bytes.subarray(page * PAGE_SIZE, (page + 1) * PAGE_SIZE);
 	};
+	// DEVIATION(QEMU v2 patch 6/12): there the target's ROM is overwritten by what the source had in its own, ciphertext under
+	// another key. Here each machine keeps the ROM that its launch measured, and its helper's memory.
+	const keeps = (index: number, page: number): boolean => {
+		const block = pages.blocks[index];
+		return (
+			helper !== undefined &&
+			block !== undefined &&
+			((block.flags & READONLY) !== 0 || isHelperMemory(block.gpa + page * PAGE_SIZE))
+		);
+	};
 	return {
 		blocks: pages.blocks,
 		...(opener && { opener }),
-		plainPage: (block, page, bytes) => at(block, page).set(bytes),
-		zeroPage: (block, page, fill) => void at(block, page).fill(fill),
+		...(helper && { helper }),
+		plainPage: (block, page, bytes) => {
+			if (!keeps(block, page)) at(block, page).set(bytes);
+		},
+		zeroPage: (block, page, fill) => {
+			if (!keeps(block, page)) at(block, page).fill(fill);
+		},
 	};
 }
 

@@ -4,6 +4,7 @@ import { PAGE_SIZE } from '@cvm/layout';
 import { QmpError, QmpErrorClass, type QmpHandlers } from '@cvm/qmp';
 import type { HostContext } from './context.js';
 import { GuestReader } from './guest-reader.js';
+import { isHelperError } from './helper/control.js';
 import { decodeBlob } from './migration/settings.js';
 import type { MigrationSource } from './migration/source.js';
 import type { MigrationTarget } from './migration/target.js';
@@ -20,7 +21,7 @@ async function told<T>(work: () => T | Promise<T>): Promise<T> {
 	try {
 		return await work();
 	} catch (error) {
-		const known = error instanceof SevCommandError || error instanceof TransportError;
+		const known = error instanceof SevCommandError || error instanceof TransportError || isHelperError(error);
 		throw known ? generic(error.message) : error;
 	}
 }
@@ -59,8 +60,7 @@ export function qmpCommands(
 		'query-status': () => ({ status: runState.state, singlestep: false, running: runState.running }),
 		'query-name': () => (options.name === undefined ? {} : { name: options.name }),
 		'query-uuid': () => ({ UUID: options.uuid ?? '00000000-0000-0000-0000-000000000000' }),
-		'query-migrate': () =>
-			options.incoming === undefined || source.info.status ? source.info : { ...source.info, ...target.info },
+		'query-migrate': () => (!target.used || source.info.status ? source.info : { ...source.info, ...target.info }),
 		'query-migrate-parameters': () => settings.shown as never,
 		'query-migrate-capabilities': () => settings.capabilities as never,
 		'migrate-set-parameters': (args) => settings.setParameters(args),
@@ -75,6 +75,12 @@ export function qmpCommands(
 		},
 		migrate_cancel: () => source.cancel(),
 		'migrate-incoming': ({ uri }) => told(() => target.listen(uri)),
+		'start-migration-handler': () =>
+			told(() => {
+				if (!host.helper) throw generic('This machine has no mirror vCPUs: -smp N,mirrorvcpus=M');
+				return host.helper.start();
+			}),
+		'start-migrate-incoming': ({ uri }) => told(() => target.listenRunning(uri)),
 		'query-sev': () => {
 			const { apiMajor, apiMinor, build } = machine.kvm.sevDevice.platformStatus();
 			return {
@@ -122,7 +128,8 @@ export function qmpCommands(
 				else if (host.handedOver)
 					throw generic('The guest was handed over to another host and must not run here again');
 				else if (runState.state === 'finish-migrate') throw generic('Migration is not finalized yet');
-				else if (runState.state === 'internal-error') throw generic('Resetting the Virtual Machine is required');
+				else if (runState.state === 'internal-error' || runState.state === 'shutdown')
+					throw generic('Resetting the Virtual Machine is required');
 				else if (!runState.running) host.resume();
 			}),
 		quit: () => {
@@ -156,6 +163,12 @@ export function qmpCommands(
 				}
 			}),
 		'x-dram-save': ({ filename }) => toFile(filename, (put) => put(machine.machine.dram)),
+		'x-migration-token': () =>
+			told(() => {
+				if (!host.helper) throw generic('This machine has no migration helper');
+				return { token: base64(host.helper.abortToken()) };
+			}),
+		'x-migration-revive': ({ token }) => told(() => source.revive(decodeBlob('token', token))),
 		'x-guest-progress': () => ({ steps: machine.vcpus.map((_, index) => progress(host, index)) }),
 	};
 }

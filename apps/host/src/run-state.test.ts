@@ -40,12 +40,10 @@ describe('RunStateMachine', () => {
 
 	it.each<[RunState, RunState]>([
 		['running', 'postmigrate'],
-		['running', 'inmigrate'],
 		['running', 'prelaunch'],
 		['paused', 'inmigrate'],
 		['paused', 'prelaunch'],
 		['postmigrate', 'inmigrate'],
-		['postmigrate', 'paused'],
 		['internal-error', 'running'],
 		['internal-error', 'paused'],
 		...STATES.filter((s) => s !== 'shutdown').map((s): [RunState, RunState] => ['shutdown', s]),
@@ -60,6 +58,8 @@ describe('RunStateMachine', () => {
 		['running', 'finish-migrate', 'running', 'paused', 'running'],
 		['inmigrate', 'paused', 'finish-migrate', 'paused'],
 		['prelaunch', 'finish-migrate', 'prelaunch'],
+		['running', 'inmigrate', 'running', 'inmigrate', 'paused'],
+		['paused', 'finish-migrate', 'postmigrate', 'paused', 'running'],
 	])('lets a guest live: %s, %s, %s, …', (...states) => {
 		const machine = new RunStateMachine();
 		for (const state of states) machine.to(state);

@@ -1,13 +1,17 @@
 import type { RunState } from '@cvm/qmp';
 
-/** Every move that is allowed; anything else is a bug of the host. A guest never leaves `postmigrate` once it was handed over. */
+/**
+ * Every move that is allowed; anything else is a bug of the host. A guest that was handed over leaves `postmigrate` only if its
+ * target has proved that it will never run there.
+ */
 const MOVES: Readonly<Record<RunState, readonly RunState[]>> = {
 	prelaunch: ['running', 'inmigrate', 'finish-migrate', 'postmigrate', 'paused', 'shutdown', 'internal-error'],
 	inmigrate: ['running', 'paused', 'prelaunch', 'shutdown', 'internal-error', 'postmigrate', 'finish-migrate'],
-	running: ['paused', 'finish-migrate', 'internal-error', 'shutdown'],
+	// To `inmigrate`: a target with a migration helper runs before its guest arrives.
+	running: ['paused', 'finish-migrate', 'inmigrate', 'internal-error', 'shutdown'],
 	paused: ['running', 'finish-migrate', 'postmigrate', 'shutdown'],
 	'finish-migrate': ['postmigrate', 'running', 'paused', 'prelaunch', 'shutdown', 'internal-error'],
-	postmigrate: ['running', 'finish-migrate', 'shutdown'],
+	postmigrate: ['running', 'paused', 'prelaunch', 'finish-migrate', 'shutdown'],
 	'internal-error': ['shutdown', 'finish-migrate'],
 	shutdown: [],
 };

@@ -5,6 +5,7 @@
  * | ------- | ------- | ------ | ----------------------------------------------------------- |
  * | parked  | running | main   | the VM is resumed                                           |
  * | running | parked  | thread | KVM_RUN returned -EINTR: it was kicked                      |
+ * | running | parked  | main   | a mirror vCPU is to rest                                    |
  * | running | exited  | thread | KVM_RUN returned with an exit that the VMM must answer      |
  * | exited  | running | main   | the exit is answered in kvm_run                             |
  * | exited  | halted  | main   | the exit has no answer: shutdown, failed entry              |

@@ -2,10 +2,23 @@ import { once } from 'node:events';
 import { setTimeout } from 'node:timers/promises';
 import { Worker } from 'node:worker_threads';
 import type { Kvm, Vcpu } from '@cvm/kvm';
+import type { HelperProfile } from './options.js';
 import { VcpuState } from './vcpu-control.js';
 
 /** How long a vCPU's thread has to come to the end of its block when the host ends. */
 const QUIT_MS = 2000;
+
+/** What all vCPU threads of a kind have in common. */
+export interface ThreadOptions {
+	readonly abi: Kvm['abi'];
+	readonly ticks: boolean;
+	/** Which helper is linked into the firmware. */
+	readonly helper: HelperProfile | undefined;
+	/** Reproducible RDRAND: `-insecure-seed`. */
+	readonly seed: string | undefined;
+	/** A kick wakes mirror vCPUs, or has them {@link VcpuThreads.rest}; {@link VcpuThreads.pause} is not for them. */
+	readonly isMirror: boolean;
+}
 
 /** Answers an exit by filling in kvm_run. `halt` when the vCPU can not go on. */
 export type ExitHandler = (vcpu: Vcpu) => 'continue' | { readonly halt: string };
@@ -33,7 +46,7 @@ export class VcpuThreads {
 	}
 
 	/** Starts a parked thread for every vCPU. */
-	async start(vcpus: readonly Vcpu[], options: { readonly abi: Kvm['abi']; readonly ticks: boolean }): Promise<void> {
+	async start(vcpus: readonly Vcpu[], options: ThreadOptions): Promise<void> {
 		await Promise.all(
 			vcpus.map(async (vcpu) => {
 				const control = new Int32Array(new SharedArrayBuffer(4));
@@ -63,6 +76,14 @@ export class VcpuThreads {
 		for (const { control } of this.#threads) {
 			Atomics.compareExchange(control, 0, VcpuState.parked, VcpuState.running);
 			Atomics.notify(control, 0);
+		}
+	}
+
+	/** Has mirror vCPUs rest from their next block on, until {@link resume}. */
+	rest(): void {
+		for (const { control, vcpu } of this.#threads) {
+			const was = Atomics.compareExchange(control, 0, VcpuState.running, VcpuState.parked);
+			if (was === VcpuState.running) vcpu.kick();
 		}
 	}
 

@@ -1,8 +1,15 @@
 import { readFileSync } from 'node:fs';
 import { type RandomSource, seededRandom, systemRandom } from '@cvm/crypto';
 import { nodeProvider } from '@cvm/crypto/node';
-import { createKvm, type HostMapping, type Kvm, type Vcpu, type Vm } from '@cvm/kvm';
+import { createKvm, type HostMapping, type Kvm, type UserMemoryRegion, type Vcpu, type Vm } from '@cvm/kvm';
 import type { KvmAbi } from '@cvm/kvm/abi';
+import {
+	createIdentityStrategy,
+	createMirrorVm,
+	createPcRamMap,
+	type MirrorTopology,
+	type MirrorVm,
+} from '@cvm/kvm/mirror';
 import { createSharedPages, watchGuest } from '@cvm/kvm/vmm';
 import { type Gpa, gpa, PAGE_SIZE } from '@cvm/layout';
 import { buildFirmwareImage, readFirmwareBlocks } from '@cvm/ovmf-mh';
@@ -26,6 +33,13 @@ export interface VirtualMachine extends GuestPages {
 	readonly kvm: Kvm;
 	readonly vcpus: readonly Vcpu[];
 	readonly sev: SevGuest | undefined;
+	/** The mirror VM, if the machine has mirror vCPUs. */
+	readonly mirror: MirrorVm | undefined;
+	/**
+	 * Makes the mirror VM one of this guest, once its launch has begun, and creates its vCPUs: they share the guest's key and all of
+	 * its memory. Once. @throws SevCommandError
+	 */
+	shareWithMirror(): readonly Vcpu[];
 	/** Blocks that a launch measures, in order. */
 	readonly measured: readonly MappedBlock[];
 	/** Where the firmware image wants launch secrets, if it does. */
@@ -114,7 +128,11 @@ export function createVirtualMachine(options: HostOptions, image?: StreamImage):
 	}
 	const kvm = createKvm({ machine });
 	const vm = kvm.createVm({ sev: options.sev !== undefined });
-	const blocks = plan.map((b, slot) => mapBlock(kvm, vm, b, slot));
+	const blocks = plan.map((b, slot) => mapBlock(kvm, b, slot));
+	const mirror = createMirror(kvm, vm, options, blocks);
+	const setRegion = (region: UserMemoryRegion) => mirror?.setUserMemoryRegion(region) ?? vm.setUserMemoryRegion(region);
+	// A mirror gets its slots when it has become one.
+	for (const block of blocks) check('KVM_SET_USER_MEMORY_REGION', vm.setUserMemoryRegion(regionOf(block)));
 	if (options.sev) watchPageStatus(vm, kvm.abi);
 	const sev = options.sev && new SevGuest(vm, options.sev.policy);
 	sev?.init(blocks);
@@ -127,6 +145,14 @@ export function createVirtualMachine(options: HostOptions, image?: StreamImage):
 		blocks,
 		vcpus,
 		sev,
+		mirror,
+		shareWithMirror: () => {
+			if (!mirror) return [];
+			check('KVM_CAP_VM_COPY_ENC_CONTEXT_FROM', mirror.shareContext());
+			for (const block of blocks) check('KVM_SET_USER_MEMORY_REGION', setRegion(regionOf(block)));
+			return Array.from({ length: options.mirrors }, (_, i) => mirror.addVcpu(options.cpus + i, cpuid));
+		},
+		setRegion,
 		secretArea: secretAreaOf(plan),
 		measured: image ? blocks : blocks.filter((b) => b.idstr === 'pc.bios'),
 		shared: createSharedPages(),
@@ -142,19 +168,37 @@ function watchPageStatus(vm: Vm, abi: KvmAbi): void {
 	if (failed) throw new Error(`${failed.call}: errno ${-failed.ret}`);
 }
 
-function mapBlock(kvm: Kvm, vm: Vm, plan: Plan, slot: number): MappedBlock {
+function mapBlock(kvm: Kvm, plan: Plan, slot: number): MappedBlock {
 	const mapping: HostMapping = kvm.memory.mmap(roundUp(plan.size, PAGE_SIZE));
 	if (plan.contents) mapping.bytes.set(plan.contents);
 	plan.fill?.(mapping.bytes);
 	const flags = plan.readonly ? READONLY : 0;
-	const region = {
-		slot,
-		flags,
-		guestPhysAddr: plan.gpa,
-		memorySize: plan.size,
-		userspaceAddr: mapping.hva,
-	};
-	const result = vm.setUserMemoryRegion(region);
-	if (result !== 0) throw new Error(`KVM_SET_USER_MEMORY_REGION of ${plan.idstr}: errno ${-result}`);
 	return { idstr: plan.idstr, usedLength: plan.size, gpa: plan.gpa, slot, flags, mapping };
+}
+
+const regionOf = ({ slot, flags, gpa: at, usedLength, mapping }: MappedBlock): UserMemoryRegion => ({
+	slot,
+	flags,
+	guestPhysAddr: at,
+	memorySize: usedLength,
+	userspaceAddr: mapping.hva,
+});
+
+function check(call: string, result: number): void {
+	if (result !== 0) throw new Error(`${call}: errno ${-result}`);
+}
+
+/** CPUs as `-smp` counts them: the guest's first, then the mirrors. */
+export const topologyOf = ({ cpus, mirrors }: Pick<HostOptions, 'cpus' | 'mirrors'>): MirrorTopology => ({
+	cpus: cpus + mirrors,
+	maxCpus: cpus + mirrors,
+	mirrorVcpus: mirrors,
+});
+
+/** A second VM with the same addresses, as the prototypes had it. */
+function createMirror(kvm: Kvm, main: Vm, options: HostOptions, blocks: readonly MappedBlock[]): MirrorVm | undefined {
+	const [ram] = blocks;
+	if (options.mirrors === 0 || !ram) return undefined;
+	const map = createPcRamMap({ ramBytes: ram.usedLength, hva: ram.mapping.hva });
+	return createMirrorVm({ kvm, main, topology: topologyOf(options), strategy: createIdentityStrategy(map) });
 }

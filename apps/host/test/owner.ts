@@ -59,9 +59,17 @@ export class GuestOwner {
 	}
 
 	/** Seals a secret for the launched guest: the arguments of `sev-inject-launch-secret`. */
-	async seal(host: TestHost, data: Uint8Array): Promise<{ 'packet-header': string; secret: string }> {
+	seal(host: TestHost, data: Uint8Array): Promise<{ 'packet-header': string; secret: string }> {
+		return this.sealTable(host, [{ guid: SECRET_GUID, data }]);
+	}
+
+	/** The same for a table of several. */
+	async sealTable(
+		host: TestHost,
+		entries: readonly { readonly guid: string; readonly data: Uint8Array }[],
+	): Promise<{ 'packet-header': string; secret: string }> {
 		const measure = fromBase64((await host.call('query-sev-launch-measure')).data).subarray(0, 32);
-		const secret = secretTable([{ guid: SECRET_GUID, data }]);
+		const secret = secretTable(entries);
 		const { keys } = this.#session;
 		const { header, payload } = packageSecret({
 			provider: nodeProvider,

@@ -175,8 +175,8 @@ describe('migrate-incoming is refused', () => {
 		expect(await first.refusal('migrate-incoming', { uri })).toBe('The incoming migration has already been started');
 		const second = await startTarget(fleet, 'second', plain);
 		expect(await second.refusal('migrate-incoming', { uri: 'rdma:x:1' })).toBe('unknown migration protocol: rdma:x:1');
-		expect(await second.refusal('migrate-incoming', { uri: 'tcp:0.0.0.0:0' })).toBe(
-			`this model listens on the loopback interface only, not on '0.0.0.0'`,
+		expect(await second.refusal('migrate-incoming', { uri: 'tcp:192.0.2.1:0' })).toBe(
+			`this model listens on the loopback interface only, not on '192.0.2.1'`,
 		);
 		expect(await second.refusal('migrate-incoming', { uri })).toBe(
 			`Failed to bind '${uri.slice(4)}': Address already in use`,
@@ -184,6 +184,13 @@ describe('migrate-incoming is refused', () => {
 		expect(await listen(second)).toMatch(/^tcp:127\.0\.0\.1:\d+$/);
 		expect(await second.state()).toBe('inmigrate');
 	});
+});
+
+it('migrate-incoming for everybody becomes one for this machine, with a warning', async () => {
+	const target = await startTarget(fleet, 'target', plain);
+	await target.call('migrate-incoming', { uri: 'tcp::0' });
+	expect(target.warnings).toEqual(['warning: tcp::0: this model listens on the loopback interface only: 127.0.0.1']);
+	expect((await target.call('query-migrate'))['socket-address']).toMatchObject([{ type: 'inet', host: '127.0.0.1' }]);
 });
 
 describe('cont', () => {

@@ -1,4 +1,4 @@
-import { bootParams, MemoryMap } from '@cvm/kvm/guest';
+import { bootParams, MemoryMap, mustRest } from '@cvm/kvm/guest';
 import type { Block, CodeFragment } from '@cvm/kvm/vcpu';
 import { PROGRESS, PROGRESS_STRIDE } from '../progress.js';
 import { at, mix } from './work-state.js';
@@ -39,7 +39,7 @@ export function workload(name: string, blocks: Readonly<Record<string, Block>>):
 			// The walkers start at the front of their slice; the others draw from a generator of their own.
 			cpu.storeU64(state + at.cursor, name === 'ab' ? 0n : mix(seed, index));
 			cpu.storeU64(state + at.checksum, seed);
-			return cpu.jump(`${name}.tick`);
+			return cpu.jump(`${name}.gate`);
 		},
 		[`${name}.publish`]: (cpu) => {
 			const state = Number(cpu.reg('r15'));
@@ -47,11 +47,13 @@ export function workload(name: string, blocks: Readonly<Record<string, Block>>):
 			const limit = cpu.loadU64(state + at.limit);
 			if (limit === 0n || steps < limit) {
 				cpu.storeU64(cpu.loadNum(state + at.published), steps);
-				return cpu.hlt(`${name}.tick`);
+				return cpu.hlt(`${name}.gate`);
 			}
 			cpu.setReg('rdi', BigInt('D'.charCodeAt(0)));
 			return cpu.call('console_putc', `${name}.done`);
 		},
+		// The migration helper closed the gate: the guest is leaving, and no step of it may be made here any more.
+		[`${name}.gate`]: (cpu) => (mustRest(cpu) ? cpu.hlt(`${name}.gate`) : cpu.jump(`${name}.tick`)),
 		[`${name}.done`]: (cpu) => {
 			// The last word is published only now: whoever sees it and stops the guest finds it at rest.
 			const state = cpu.num('r15');

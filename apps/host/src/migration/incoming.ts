@@ -30,11 +30,11 @@ export class IncomingMigration {
 		this.#channel?.destroy();
 	}
 
-	/** Takes one stream to its end. Never rejects. `connected` is called when the stream begins. */
-	async run(connected: () => void): Promise<IncomingResult> {
+	/** Takes one stream to its end. Never rejects. `connected` is called, and awaited, when the stream begins. */
+	async run(connected: () => void | Promise<void>): Promise<IncomingResult> {
 		const channel = await this.#listener.accepted;
 		this.#channel = channel;
-		connected();
+		await connected();
 		const loader = createLoader({ ...this.#options, ...(channel.twoWay && { reply: channel }) });
 		const reading = this.#read(channel, loader);
 		const result: IncomingResult = await Promise.race([loader.outcome, reading]);

@@ -1,5 +1,6 @@
 import { MIGRATION_CAPABILITIES } from '@cvm/qmp';
 import { describe, expect, it } from 'vitest';
+import { HANDOVER, HELPER } from '../qmp-schema.js';
 import { decodeBlob, MigrationSettings } from './settings.js';
 
 const base64 = (length: number) => Buffer.alloc(length, 7).toString('base64');
@@ -51,8 +52,24 @@ describe('parameters', () => {
 describe('capabilities', () => {
 	it('are all off at first, QEMU’s and ours', () => {
 		const { capabilities } = new MigrationSettings();
-		expect(capabilities.map((c) => c.capability)).toEqual([...MIGRATION_CAPABILITIES, 'x-handover-commit']);
+		expect(capabilities.map((c) => c.capability)).toEqual([...MIGRATION_CAPABILITIES, HANDOVER, HELPER]);
 		expect(capabilities.every((c) => !c.state)).toBe(true);
+	});
+
+	it('are on from the beginning for a machine with helpers: theirs', () => {
+		const settings = new MigrationSettings(true);
+		expect(settings.has(HELPER)).toBe(true);
+		settings.setCapabilities([{ capability: HELPER, state: false }]);
+		expect(settings.has(HELPER)).toBe(false);
+	});
+
+	it('are refused without helpers: theirs', () => {
+		const settings = new MigrationSettings();
+		expect(() => settings.setCapabilities([{ capability: HELPER, state: true }])).toThrow(
+			`Capability 'x-migration-helper' needs mirror vCPUs: -smp N,mirrorvcpus=M`,
+		);
+		settings.setCapabilities([{ capability: HELPER, state: false }]);
+		expect(settings.has(HELPER)).toBe(false);
 	});
 
 	it('can be set and cleared where they are supported', () => {

@@ -1,6 +1,6 @@
 import { defaultParameters, type PrecopyParameters } from '@cvm/qemu-mig';
 import { MIGRATION_CAPABILITIES, QmpError, QmpErrorClass } from '@cvm/qmp';
-import { HANDOVER } from '../qmp-schema.js';
+import { HANDOVER, HELPER } from '../qmp-schema.js';
 import type { TargetCertificates } from '../sev-guest.js';
 
 /** Blobs longer than this are refused, as the kernel does (SEV_FW_BLOB_MAX_SIZE). */
@@ -8,7 +8,7 @@ const BLOB_LIMIT = 0x4000;
 const DOWNTIME_LIMIT = 2000 * 1000;
 
 /** Capabilities that this host acts on; the others may be set only to what they are, off. */
-const SUPPORTED: readonly string[] = ['events', 'return-path', HANDOVER];
+const SUPPORTED: readonly string[] = ['events', 'return-path', HANDOVER, HELPER];
 
 const generic = (desc: string) => new QmpError(QmpErrorClass.genericError, desc);
 
@@ -24,7 +24,16 @@ interface GivenParameters {
 export class MigrationSettings {
 	readonly parameters: PrecopyParameters = defaultParameters();
 	readonly #certificates = { 'sev-pdh': '', 'sev-plat-cert': '', 'sev-amd-cert': '' };
-	readonly #capabilities = new Map<string, boolean>([...MIGRATION_CAPABILITIES, HANDOVER].map((name) => [name, false]));
+	readonly #capabilities = new Map<string, boolean>(
+		[...MIGRATION_CAPABILITIES, HANDOVER, HELPER].map((name) => [name, false]),
+	);
+	readonly #hasHelper: boolean;
+
+	/** @param hasHelper whether the machine has mirror vCPUs: then helpers are used unless told otherwise */
+	constructor(hasHelper = false) {
+		this.#hasHelper = hasHelper;
+		this.#capabilities.set(HELPER, hasHelper);
+	}
 
 	has(capability: string): boolean {
 		return this.#capabilities.get(capability) ?? false;
@@ -39,6 +48,9 @@ export class MigrationSettings {
 		for (const { capability, state } of list) {
 			if (state && !SUPPORTED.includes(capability))
 				throw generic(`Capability '${capability}' is not supported by this model`);
+			if (state && capability === HELPER && !this.#hasHelper) {
+				throw generic(`Capability '${HELPER}' needs mirror vCPUs: -smp N,mirrorvcpus=M`);
+			}
 		}
 		for (const { capability, state } of list) this.#capabilities.set(capability, state);
 	}

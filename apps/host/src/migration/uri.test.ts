@@ -3,7 +3,16 @@ import { createServer, type Server } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { type Address, type Channel, type Incoming, openIncoming, openOutgoing, parseUri, strerror } from './uri.js';
+import {
+	type Address,
+	type Channel,
+	type Incoming,
+	narrowed,
+	openIncoming,
+	openOutgoing,
+	parseUri,
+	strerror,
+} from './uri.js';
 
 let folder: string;
 const open: { close(): unknown }[] = [];
@@ -127,6 +136,22 @@ describe('tcp', () => {
 		await expect(openIncoming({ kind: 'tcp', host, port: 0 })).rejects.toThrow(
 			`this model listens on the loopback interface only, not on '${host}'`,
 		);
+	});
+
+	it.each([
+		['0.0.0.0', '127.0.0.1'],
+		['', '127.0.0.1'],
+		['::', '::1'],
+	])("'%s' is narrowed to %s", (host, loopback) => {
+		expect(narrowed({ kind: 'tcp', host, port: 6666 })).toEqual({ kind: 'tcp', host: loopback, port: 6666 });
+	});
+
+	it.each<Address>([
+		{ kind: 'tcp', host: '192.0.2.1', port: 1 },
+		{ kind: 'tcp', host: 'localhost', port: 1 },
+		{ kind: 'unix', path: '' },
+	])('%j is not narrowed', (address) => {
+		expect(narrowed(address)).toBe(address);
 	});
 
 	it('says which port it got', async () => {

@@ -228,6 +228,15 @@ export interface Incoming {
 	close(): void;
 }
 
+/** Addresses that mean "from anywhere", and what becomes of them here. */
+const LOOPBACK: Readonly<Record<string, string>> = { '0.0.0.0': '127.0.0.1', '': '127.0.0.1', '::': '::1' };
+
+/** Where this model listens when asked to listen everywhere: on loopback. Any other address as it is. */
+export function narrowed(address: Address): Address {
+	const host = address.kind === 'tcp' ? LOOPBACK[address.host] : undefined;
+	return host === undefined ? address : ({ ...address, kind: 'tcp', host } as Address);
+}
+
 /** Starts to listen. @throws TransportError if the address is taken or is not on the loopback interface */
 export async function openIncoming(address: Address): Promise<Incoming> {
 	if (address.kind === 'exec')

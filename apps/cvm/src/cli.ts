@@ -5,6 +5,7 @@ import { benchCommand } from './bench/command.js';
 import { demoCommand } from './demo/command.js';
 import { devsevCommand } from './devsev/command.js';
 import { DemoFailure, FAILED, Failure, MISUSED, Misuse } from './exit.js';
+import { ovmfCommand } from './ovmf/command.js';
 import { ownerCommand } from './owner/command.js';
 import { streamCommand } from './stream/command.js';
 
@@ -26,7 +27,7 @@ export async function createCli(argv: readonly string[]): Promise<number> {
 		.showSuggestionAfterError(false) // one mistake, one line
 		.configureOutput({ outputError: (text, write) => write(`cvm: ${text.replace(/^error: /, '')}`) })
 		.addHelpText('after', '\nexample:\n  cvm demo --workload random --memory 256M\n');
-	for (const make of [demoCommand, benchCommand, ownerCommand, devsevCommand, streamCommand]) {
+	for (const make of [demoCommand, benchCommand, ownerCommand, devsevCommand, streamCommand, ovmfCommand]) {
 		const command = make((result) => {
 			code = result;
 		});

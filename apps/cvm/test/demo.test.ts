@@ -81,6 +81,42 @@ describe('cvm demo', () => {
 		expect(told['launch-digest']).toBeUndefined();
 	});
 
+	it.each([
+		['one', '1'],
+		['three', '3'],
+	])('moves a guest by its own migration helpers: %s', async (_, helpers) => {
+		const told = await result(...SHORT, '--steps', '6000', '--mode', 'mh', '--helpers', helpers);
+		expectVerified(told, ...REFERENCE);
+		expect(told).toMatchObject({ mode: 'mh', helper: { profile: 'hardened', count: Number(helpers) } });
+		const figures = told.hops[0]?.info['x-helper'];
+		// Every private page at least once, up to 64 of them in a record.
+		expect(figures).toMatchObject({ helpers: Number(helpers) });
+		expect(figures?.pages).toBeGreaterThan(12_000);
+		expect(figures?.['zero-pages']).toBeGreaterThan(1000);
+		expect(figures?.records).toBeGreaterThanOrEqual(Math.ceil(Number(figures?.pages) / 64));
+		expect(figures?.records).toBeLessThan(Number(figures?.pages) / 8);
+		expect(told.travelled?.map(({ what }) => what)).toContain('manifest');
+	});
+
+	it('moves a guest by its helpers twice', async () => {
+		const told = await result(...SHORT, '--steps', '12000', '--mode', 'mh', '--hops', '2', '--policy', '0x8');
+		expectVerified(told, ...REFERENCE);
+		expect(told.hops.map(({ from, to }) => [from, to])).toEqual([
+			['source', 'target'],
+			['target', 'target-2'],
+		]);
+	});
+
+	it('moves a guest by the helper as posted in 2021 after a warning, and says that it went in the clear', async () => {
+		const argv = ['--mode', 'mh', '--profile', 'rfc-2021', '--insecure-plaintext'];
+		const { code, stdout, stderr } = await run(...SHORT, '--steps', '3000', ...argv);
+		expect(stderr).toMatch(/^cvm: warning: --insecure-plaintext: [^\n]+\n$/);
+		expect(code).toBe(0);
+		expect(stdout).toMatch(/^ {4}private pages +read out by the guest's helper and sent AS THEY ARE/m);
+		expect(stdout).toMatch(/^✓ memory of pc\.ram equals/m);
+		expect(stdout.endsWith('\nverified\n')).toBe(true);
+	});
+
 	it('moves a guest twice', async () => {
 		const told = await result(...SHORT, '--steps', '4000', '--hops', '2');
 		expectVerified(told, ...REFERENCE);
@@ -150,8 +186,9 @@ describe('cvm demo', () => {
 		expect(await ended).toMatchObject({ code: 141, stderr: '' });
 	});
 
-	it('fails in one line when somebody ends a host of it', async () => {
-		const { pid, said, ended } = start(['demo', '--memory', '64M', '--steps', '40000', '--bandwidth', '4M']);
+	it.each(['psp', 'mh'])('fails in one line when somebody ends a host of it, with mode %s', async (mode) => {
+		const slowly = ['--memory', '64M', '--steps', '40000', '--bandwidth', '4M'];
+		const { pid, said, ended } = start(['demo', '--mode', mode, ...slowly]);
 		await vi.waitFor(() => expect(said.stdout).toContain('migrating'), PATIENCE);
 		const { stdout } = spawnSync('ps', ['-A', '-o', 'pid=,ppid='], { encoding: 'utf8' });
 		const children = stdout.split('\n').map((line) => line.trim().split(/\s+/).map(Number));

@@ -30,7 +30,7 @@ describe('a mistaken command line', () => {
 		['an unknown option of host', ['host', '-nope'], '-nope: invalid option'],
 		['an option without its value', ['demo', '--seed'], "option '--seed <text>' argument missing"],
 		['a word too many', ['demo', 'extra'], 'too many arguments'],
-		['--mode', ['demo', '--mode', 'fast'], "--mode: expected one of psp, plain, got 'fast'"],
+		['--mode', ['demo', '--mode', 'fast'], "--mode: expected one of psp, mh, plain, got 'fast'"],
 		[
 			'--memory without sense',
 			['demo', '--memory', 'much'],
@@ -47,6 +47,17 @@ describe('a mistaken command line', () => {
 		['--policy', ['demo', '--policy', 'none'], "--policy: expected a number from 0 to 4294967295, got 'none'"],
 		['--policy with ES', ['demo', '--policy', '0x4'], '--policy: SEV-ES guests'],
 		['--policy with NOSEND', ['demo', '--policy', '8'], '--policy: the NOSEND bit'],
+		['--helpers without mh', ['demo', '--helpers', '2'], '--helpers: needs --mode mh'],
+		['--helpers 9', ['demo', '--mode', 'mh', '--helpers', '9'], "--helpers: expected a number from 1 to 8, got '9'"],
+		['--profile without mh', ['demo', '--profile', 'rfc-2021'], '--profile: needs --mode mh'],
+		[
+			'--profile rfc-2021 alone',
+			['demo', '--mode', 'mh', '--profile', 'rfc-2021'],
+			"--profile: rfc-2021 encrypts nothing: whoever listens has the guest's memory",
+		],
+		['--insecure-plaintext alone', ['demo', '--mode', 'mh', '--insecure-plaintext'], 'needs --profile rfc-2021'],
+		['--from-stream with mh', ['demo', '--mode', 'mh', '--from-stream', CAPTURE], '--from-stream: needs --mode psp'],
+		['-o with mh', ['demo', '--mode', 'mh', '-o', '/nonexistent'], '-o: needs --mode plain'],
 		['--bandwidth', ['demo', '--bandwidth=-1'], '--bandwidth: expected'],
 		['--downtime', ['demo', '--downtime', 'soon'], "--downtime: expected a number from 1 to 2000000, got 'soon'"],
 		[

@@ -211,6 +211,9 @@ const measures: readonly Mistake[] = [
 
 const SECRET = ['secret', '--launch-measure-blob', BLOB];
 const KEYS = ['--tek', KEY, '--tik', KEY];
+const NEW = ['--migration-secret', 'new'];
+const OLD = ['--migration-secret', '@text'];
+const GUEST = ['--guest-id', '00112233-4455-6677-8899-aabbccddeeff'];
 const ENTRY = ['--secret', `${GUID}:@text`];
 const secrets: readonly Mistake[] = [
 	['no measurement', ['secret', ...KEYS, ...ENTRY], 2, "required option '--launch-measure-blob <blob>' not specified"],
@@ -219,6 +222,14 @@ const secrets: readonly Mistake[] = [
 	['no GUID', [...SECRET, ...KEYS, '--secret', '@text'], 2, '--secret: expected GUID:FILE, got '],
 	['no file', [...SECRET, ...KEYS, '--secret', GUID], 2, '--secret: expected GUID:FILE, got '],
 	['a file that is not there', [...SECRET, ...KEYS, '--secret', `${GUID}:${NOTHING}`], 2, 'No such file or directory'],
+	['a migration secret beside bytes', [...SECRET, ...KEYS, '--raw', '@text', ...NEW], 2, 'expected no --raw beside it'],
+	['a guest’s name alone', [...SECRET, ...KEYS, ...ENTRY, ...GUEST], 2, '--guest-id: needs --migration-secret new'],
+	['a name for an old secret', [...SECRET, ...KEYS, ...OLD, ...GUEST], 2, '--guest-id: needs --migration-secret new'],
+	['a version for an old secret', [...SECRET, ...KEYS, ...OLD, '--min-version', '2'], 2, '--min-version: needs'],
+	['a version that is none', [...SECRET, ...KEYS, ...NEW, '--min-version', '0'], 2, '--min-version: expected a number'],
+	['a name that is none', [...SECRET, ...KEYS, ...NEW, '--guest-id', 'me'], 2, "--guest-id: expected a UUID, got 'me'"],
+	['no migration secret', [...SECRET, ...KEYS, ...OLD], 1, ': cvm_migration_secret: expected 56 bytes, got '],
+	['a migration secret that is not there', [...SECRET, ...KEYS, '--migration-secret', NOTHING], 2, 'No such file'],
 	['an empty raw secret', [...SECRET, ...KEYS, '--raw', '@empty'], 1, 'secret: expected at least 1 byte, got 0'],
 	[
 		'a secret too large',

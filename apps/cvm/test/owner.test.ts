@@ -1,7 +1,8 @@
 /** What a guest owner does, from a chip's certificates to a sealed secret, on a machine in this process. */
 import { createDecipheriv, createPrivateKey, createPublicKey, generateKeyPairSync } from 'node:crypto';
+import { rmSync, statSync } from 'node:fs';
 import { nodeProvider } from '@cvm/crypto/node';
-import { buildFirmwareImage } from '@cvm/ovmf-mh';
+import { buildFirmwareImage, MIGRATION_SECRET_GUID, migrationSecret } from '@cvm/ovmf-mh';
 import {
 	CPU_SIGNATURES,
 	checkLaunchSession,
@@ -107,6 +108,10 @@ async function sevctlSession(policy: number) {
 	return { dhCert: session.dhCert, session: session.session, policy };
 }
 
+/** What a secret packet holds: flags, IV and MAC stand in its header. */
+const opened = (tek: Uint8Array, header: Uint8Array, payload: Uint8Array): Uint8Array =>
+	new Uint8Array(createDecipheriv('aes-128-ctr', tek, header.subarray(4, 20)).update(payload));
+
 describe('a launch', () => {
 	it('with sevctl’s files: session, measurement, secret', async () => {
 		const policy = 1;
@@ -130,6 +135,40 @@ describe('a launch', () => {
 		const out = [folder.at('header'), folder.at('payload')];
 		expect(await owner('secret', ...keys, ...secret, '--launch-measure-blob', answer, ...out)).toMatchObject(ok);
 		expect(host.injectSecret(guest, folder.read('header'), folder.read('payload'))).toBe('SUCCESS');
+	});
+
+	it('with a migration secret: made for the source, and the same for the target', async () => {
+		const guestId = '00112233-4455-6677-8899-AABBCCDDEEFF';
+		const tables: Uint8Array[] = [];
+		for (const [asid, given] of [
+			[110, ['new', '--guest-id', guestId, '--min-version', '3']],
+			[111, [folder.at('migration_secret.bin'), '--secret', `${GUID}:${folder.write('disk.key', 'open sesame')}`]],
+		] as const) {
+			const guest = host.launch({ ...(await sevctlSession(0)), asid, memory: [firmware] });
+			const blob = ['--launch-measure-blob', base64(guest.measurement)];
+			const keys = ['--tek', folder.at('vm1_tek.bin'), '--tik', folder.at('vm1_tik.bin'), ...blob];
+			const argv = [...keys, '--migration-secret', ...given, '-d', folder.path, '--json'];
+			const { stdout, ...said } = await owner('secret', ...argv);
+			expect(said).toEqual(ok);
+			const shown = { 'guest-id': guestId.toLowerCase(), 'min-version': 3 };
+			expect(JSON.parse(stdout)).toMatchObject(shown);
+			const [header, payload] = [folder.read('secret_header.bin'), folder.read('secret_payload.bin')];
+			expect(host.injectSecret(guest, header, payload)).toBe('SUCCESS');
+			tables.push(opened(folder.read('vm1_tek.bin'), header, payload));
+			for (const name of folder.names().filter((n) => n.startsWith('vm1_') || n.startsWith('secret_'))) {
+				rmSync(folder.at(name));
+			}
+		}
+		const file = folder.read('migration_secret.bin');
+		expect(statSync(folder.at('migration_secret.bin')).mode & 0o777).toBe(0o600);
+		expect(migrationSecret.decode(file)).toMatchObject({
+			...{ format: 1, minVersion: 3 },
+			guestId: new Uint8Array(Buffer.from(guestId.replaceAll('-', ''), 'hex')),
+		});
+		const entries = tables.map((table) => readSecretTable(table).map(({ guid, data }) => [guid, hex(data)]));
+		expect(entries[0]).toEqual([[MIGRATION_SECRET_GUID, hex(file)]]);
+		expect(entries[1]?.map(([guid]) => guid)).toEqual([GUID, MIGRATION_SECRET_GUID]);
+		expect(entries[1]?.[1]).toEqual(entries[0]?.[0]);
 	});
 
 	it('with sev-tool’s files: session, measurement, secret', async () => {

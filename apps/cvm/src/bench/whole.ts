@@ -1,4 +1,4 @@
-import { checkDemoOptions } from '../demo/options.js';
+import { checkDemoOptions, type DemoOptions } from '../demo/options.js';
 import type { DemoResult } from '../demo/report.js';
 import { runDemo } from '../demo/run.js';
 import { DemoFailure } from '../exit.js';
@@ -13,9 +13,12 @@ export interface WholeResult {
 	readonly peaks: Readonly<Record<string, number>>;
 }
 
-/** Runs the demonstration without its proof's output. @throws DemoFailure */
-export async function measureWhole(mode: 'psp' | 'plain', memory: string): Promise<WholeResult> {
-	const options = checkDemoOptions({
+/** Whole migrations that are measured, and what each is held against. */
+export const WHOLE = { psp: 'aes-128-gcm', mh: 'aes-256-gcm-16k', plain: 'aes-128-gcm' } as const;
+
+/** The demonstration that is measured. @throws Misuse for a size that makes no guest */
+export const wholeOptions = (mode: keyof typeof WHOLE, memory: string): DemoOptions =>
+	checkDemoOptions({
 		...{
 			mode,
 			memory,
@@ -28,6 +31,9 @@ export async function measureWhole(mode: 'psp' | 'plain', memory: string): Promi
 			downtime: '300',
 		},
 	});
+
+/** Runs the demonstration without its proof's output. @throws DemoFailure */
+export async function measureWhole(options: DemoOptions): Promise<WholeResult> {
 	let result: DemoResult | undefined;
 	await runDemo(options, {
 		step: () => undefined,

@@ -11,6 +11,8 @@ export type Monitor = QmpClient<typeof hostSchema>;
 
 /** Longest that a host may take to open its QMP socket. */
 const START_MS = 30_000;
+/** Longest that it may take to end. */
+const QUIT_MS = 10_000;
 
 /** A host in a process of its own, driven over QMP. */
 export class HostProcess {
@@ -101,9 +103,10 @@ export class HostProcess {
 
 	/** Ends the process, in good order if it still answers. */
 	async quit(): Promise<void> {
+		// Set before it is asked: a host that is busy for good does not answer either.
+		const killer = setTimeout(() => this.#child.kill('SIGKILL'), QUIT_MS);
 		await this.monitor.execute('quit').catch(() => undefined);
 		this.monitor.close();
-		const killer = setTimeout(() => this.#child.kill('SIGKILL'), 5000);
 		await this.ended;
 		clearTimeout(killer);
 	}

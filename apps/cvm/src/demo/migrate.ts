@@ -3,7 +3,7 @@ import { DemoFailure } from '../exit.js';
 import type { HostProcess } from './host-process.js';
 import { base64, type PlatformCertificates } from './owner.js';
 import type { HopResult } from './report.js';
-import type { Stage } from './stage.js';
+import { helperWords, type Stage } from './stage.js';
 
 const POLL_MS = 50;
 /** Longest that the guest may stand still before the demonstration gives up on it. */
@@ -55,15 +55,21 @@ export async function migrate(
 	});
 	let uri = live ? '' : `file:${to.file}`;
 	if (live) {
-		if (!platform) {
+		if (options.mode === 'plain') {
 			const capabilities = [{ capability: 'x-handover-commit', state: true }] as const;
 			await source.monitor.execute('migrate-set-capabilities', { capabilities });
 			await to.monitor.execute('migrate-set-capabilities', { capabilities });
 		}
-		await to.monitor.execute('migrate-incoming', { uri: 'tcp:127.0.0.1:0' });
+		await to.monitor.execute(options.helper ? 'start-migrate-incoming' : 'migrate-incoming', {
+			uri: 'tcp:127.0.0.1:0',
+		});
 		const [address] = (await to.monitor.execute('query-migrate'))['socket-address'] ?? [];
 		if (address?.type !== 'inet') throw new DemoFailure(`${to.label}: does not say where it listens`);
 		uri = `tcp:${address.host}:${address.port}`;
+	}
+	if (options.helper) {
+		await source.monitor.execute('start-migration-handler');
+		report.step(`${source.label}: ${helperWords(stage)}`);
 	}
 	const stepsBefore = options.fromStream ? [] : await stepsOf(source);
 	await source.monitor.execute('migrate', { uri });
@@ -82,12 +88,26 @@ export async function migrate(
 		}
 		if (info.status === 'failed') {
 			// What the target said is on its way through a pipe.
-			if (live) await Promise.race([to.ended, delay(FAREWELL_MS)]);
-			const there = live ? to.complaints : '';
+			const there = live ? await reasonOf(to, options.helper !== undefined) : '';
 			throw new DemoFailure(
 				`migration failed: ${info['error-desc'] ?? 'no reason given'}${there ? ` (${there})` : ''}`,
 			);
 		}
 		await delay(POLL_MS);
 	}
+}
+
+/** What a target says of a migration that failed. */
+async function reasonOf(target: HostProcess, survives: boolean): Promise<string> {
+	if (!survives) {
+		await Promise.race([target.ended, delay(FAREWELL_MS)]);
+		return target.complaints;
+	}
+	// With a helper it waits for the next guest, and can be asked.
+	for (const until = Date.now() + FAREWELL_MS; Date.now() < until; await delay(POLL_MS)) {
+		const info = await target.monitor.execute('query-migrate').catch(() => undefined);
+		if (!info) return target.complaints.split('\n').at(-1) ?? '';
+		if (info['error-desc'] !== undefined) return info['error-desc'];
+	}
+	return '';
 }

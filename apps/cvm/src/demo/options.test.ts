@@ -29,8 +29,20 @@ describe('the options of cvm demo', () => {
 		expect(check({ workload, steps: '5' }).steps).toBe(5);
 	});
 
+	it('give mode mh one hardened helper, and others on demand', () => {
+		expect(check({}).helper).toBeUndefined();
+		expect(check({ mode: 'mh' }).helper).toEqual({ profile: 'hardened', count: 1 });
+		expect(check({ mode: 'mh', helpers: '8' }).helper).toEqual({ profile: 'hardened', count: 8 });
+		const posted = { mode: 'mh', profile: 'rfc-2021', insecurePlaintext: true };
+		expect(check(posted).helper).toEqual({ profile: 'rfc-2021', count: 1 });
+	});
+
+	it('let a guest move by its helper whose policy forbids SEND', () => {
+		expect(check({ mode: 'mh', policy: '0x28' }).policy).toBe(0x28);
+	});
+
 	it.each([
-		[{ mode: 'fast' }, "--mode: expected one of psp, plain, got 'fast'"],
+		[{ mode: 'fast' }, "--mode: expected one of psp, mh, plain, got 'fast'"],
 		[{ workload: 'toString' }, "--workload: expected one of ab, random, shared-io, got 'toString'"],
 		[{ memory: '' }, "got ''"],
 		[{ memory: '38M' }, "--memory: expected a size such as 256M, from 40M to 2048M, got '38M'"],
@@ -53,6 +65,21 @@ describe('the options of cvm demo', () => {
 		[{ policy: '0x28' }, '--policy: the NOSEND bit'],
 		[{ bandwidth: '2G' }, '--bandwidth: expected'],
 		[{ bandwidth: 'fast' }, '--bandwidth: expected'],
+		[{ helpers: '2' }, '--helpers: needs --mode mh'],
+		[{ profile: 'hardened', mode: 'plain' }, '--profile: needs --mode mh'],
+		[{ insecurePlaintext: true }, '--insecure-plaintext: needs --mode mh'],
+		[{ mode: 'mh', helpers: '0' }, "--helpers: expected a number from 1 to 8, got '0'"],
+		[{ mode: 'mh', helpers: '9' }, "got '9'"],
+		[{ mode: 'mh', profile: 'rfc' }, "--profile: expected one of hardened, rfc-2021, got 'rfc'"],
+		[{ mode: 'mh', profile: 'rfc-2021' }, '--profile: rfc-2021 encrypts nothing'],
+		[{ mode: 'mh', insecurePlaintext: true }, '--insecure-plaintext: needs --profile rfc-2021'],
+		[
+			{ mode: 'mh', profile: 'rfc-2021', insecurePlaintext: true, helpers: '2' },
+			"--helpers: rfc-2021 has one mailbox, hence one helper; got '2'",
+		],
+		[{ mode: 'mh', policy: '0x24' }, '--policy: SEV-ES guests'],
+		[{ mode: 'mh', fromStream: import.meta.filename }, '--from-stream: needs --mode psp'],
+		[{ mode: 'mh', output: 'stream' }, '-o: needs --mode plain'],
 		[{ downtime: '0' }, '--downtime: expected a number from 1 to 2000000'],
 		[{ downtime: '2000001' }, "got '2000001'"],
 		[{ fromStream: '/nonexistent' }, "--from-stream: '/nonexistent': No such file or directory"],
@@ -73,11 +100,13 @@ describe('the options of cvm demo', () => {
 		expect(() => check(given)).toThrow(/^--?[a-z-]+: [^\n]+$/);
 	});
 
-	property.prop([fc.constantFrom('memory', 'vcpus', 'steps', 'hops', 'policy', 'bandwidth', 'downtime'), fc.string()])(
-		'never take a word for a number',
-		(option, text) => {
-			fc.pre(!/^\s*[0-9]/.test(text));
-			expect(() => check({ [option]: text })).toThrow(expect.objectContaining({ name: 'Misuse' }));
-		},
-	);
+	property.prop([
+		fc.constantFrom('memory', 'vcpus', 'steps', 'hops', 'policy', 'bandwidth', 'downtime', 'helpers'),
+		fc.string(),
+	])('never take a word for a number', (option, text) => {
+		fc.pre(!/^\s*[0-9]/.test(text));
+		expect(() => check({ ...(option === 'helpers' && { mode: 'mh' }), [option]: text })).toThrow(
+			expect.objectContaining({ name: 'Misuse' }),
+		);
+	});
 });

@@ -1,17 +1,31 @@
 import { statSync } from 'node:fs';
+import { MAX_HELPERS } from '@cvm/ovmf-mh/host';
 import { Misuse } from '../exit.js';
 
-/** How pages travel. */
-export const MODES = ['psp', 'plain'] as const;
+/** How private pages travel: sealed by the platform's firmware, by the guest's own migration helper, or there are none. */
+export const MODES = ['psp', 'mh', 'plain'] as const;
 type Mode = (typeof MODES)[number];
+
+/** Which migration helper the guest's firmware has. */
+export const PROFILES = ['hardened', 'rfc-2021'] as const;
+type Profile = (typeof PROFILES)[number];
 
 /** The guest programs, and how many steps of each make a demonstration of a few seconds. */
 export const WORKLOADS = { ab: 16000, random: 32000, 'shared-io': 600 } as const;
 type WorkloadName = keyof typeof WORKLOADS;
 
+/** The helpers of a guest that moves by its own means. */
+interface HelperChoice {
+	readonly profile: Profile;
+	/** Helpers, each on a mirror vCPU. */
+	readonly count: number;
+}
+
 /** What a demonstration was asked to be. */
 export interface DemoOptions {
 	readonly mode: Mode;
+	/** Of mode mh. */
+	readonly helper: HelperChoice | undefined;
 	readonly memoryBytes: number;
 	readonly cpus: number;
 	readonly workload: WorkloadName;
@@ -30,6 +44,9 @@ export interface DemoOptions {
 /** Commander's values, before they are checked. */
 export interface GivenDemoOptions {
 	readonly mode: string;
+	readonly helpers?: string;
+	readonly profile?: string;
+	readonly insecurePlaintext?: boolean;
 	readonly memory: string;
 	readonly vcpus: string;
 	readonly workload: string;
@@ -81,6 +98,30 @@ function file(option: string, path: string | undefined): void {
 	if (!found.isFile()) throw new Misuse(`${option}: '${path}': not a file`);
 }
 
+/** @throws Misuse */
+function helperOf(mode: Mode, { helpers, profile, insecurePlaintext }: GivenDemoOptions): HelperChoice | undefined {
+	if (mode !== 'mh') {
+		const lost = Object.entries({
+			'--helpers': helpers,
+			'--profile': profile,
+			'--insecure-plaintext': insecurePlaintext,
+		});
+		for (const [option, value] of lost) if (value !== undefined) throw new Misuse(`${option}: needs --mode mh`);
+		return undefined;
+	}
+	const chosen = oneOf('--profile', profile ?? 'hardened', PROFILES);
+	const count = whole('--helpers', helpers ?? '1', 1, MAX_HELPERS);
+	if (chosen === 'rfc-2021') {
+		if (count > 1) throw new Misuse(`--helpers: rfc-2021 has one mailbox, hence one helper; got '${count}'`);
+		if (!insecurePlaintext) {
+			throw new Misuse(
+				"--profile: rfc-2021 encrypts nothing: whoever listens has the guest's memory; to see that, add --insecure-plaintext",
+			);
+		}
+	} else if (insecurePlaintext) throw new Misuse('--insecure-plaintext: needs --profile rfc-2021');
+	return { profile: chosen, count };
+}
+
 const MIB = 2 ** 20;
 const NODBG = 1;
 const ES = 4;
@@ -94,7 +135,8 @@ export function checkDemoOptions(given: GivenDemoOptions): DemoOptions {
 	file('--from-stream', given.fromStream);
 	file('--firmware', given.firmware);
 	if (policy & ES) throw new Misuse('--policy: SEV-ES guests are not migrated by this version');
-	if (policy & NOSEND) throw new Misuse('--policy: the NOSEND bit forbids what this command does');
+	// The bit binds the platform's firmware, which has no part in a migration by the guest's own helper.
+	if (policy & NOSEND && mode !== 'mh') throw new Misuse('--policy: the NOSEND bit forbids what this command does');
 	if (policy & NODBG && given.fromStream) {
 		throw new Misuse(
 			'--from-stream: the proof reads the target through DBG_DECRYPT, which policy bit 0 (NODBG) forbids',
@@ -108,6 +150,7 @@ export function checkDemoOptions(given: GivenDemoOptions): DemoOptions {
 	if (given.output !== undefined && hops > 1) throw new Misuse('-o: a file is one hop: expected --hops 1');
 	return {
 		mode,
+		helper: helperOf(mode, given),
 		workload,
 		policy,
 		memoryBytes: size('--memory', given.memory, 40 * MIB, 2048 * MIB, MIB, 2 * MIB),

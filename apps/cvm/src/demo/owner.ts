@@ -2,6 +2,7 @@ import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { systemRandom } from '@cvm/crypto';
 import { nodeProvider } from '@cvm/crypto/node';
+import { encodeMigrationSecret, MIGRATION_SECRET_GUID } from '@cvm/ovmf-mh';
 import { createKeyServer } from '@cvm/sev-hw/fake-amd';
 import {
 	createLaunchSession,
@@ -31,6 +32,13 @@ export interface PlatformCertificates {
 	readonly chipId: string;
 }
 
+/** A session for one launch: what it proves stays with the owner, the files are for the host. */
+export interface OwnerSession {
+	readonly dhCertFile: string;
+	readonly sessionFile: string;
+	readonly keys: LaunchSession['keys'];
+}
+
 const bytes = (base64: string): Uint8Array => Uint8Array.from(Buffer.from(base64, 'base64'));
 /** Base64 for the wire. */
 export const base64 = (data: Uint8Array): string => Buffer.from(data).toString('base64');
@@ -39,7 +47,8 @@ export const base64 = (data: Uint8Array): string => Buffer.from(data).toString('
 export class GuestOwner {
 	readonly #random = systemRandom();
 	readonly #keyServer = createKeyServer(nodeProvider);
-	#session: LaunchSession | undefined;
+	/** What helpers of this guest know one another by: drawn anew for each guest, that is for each demonstration. */
+	readonly #migrationSecret = encodeMigrationSecret(this.#random.bytes(16), this.#random.bytes(32));
 
 	/** Asks a host for its certificates and checks the whole chain. @throws DemoFailure */
 	async examine(monitor: Monitor, name: string): Promise<PlatformCertificates> {
@@ -60,49 +69,54 @@ export class GuestOwner {
 	}
 
 	/** Makes a launch session for a platform and writes it where its host will read it, as sevctl does. */
-	openSession(
-		platform: PlatformCertificates,
-		policy: number,
-		folder: string,
-	): { dhCertFile: string; sessionFile: string } {
-		this.#session = createLaunchSession({
+	openSession(platform: PlatformCertificates, policy: number, folder: string, name = 'guest'): OwnerSession {
+		const { keys, dhCert, session } = createLaunchSession({
 			provider: nodeProvider,
 			random: this.#random,
 			platformPdh: platform.pdh,
 			policy,
 		});
-		const dhCertFile = join(folder, 'godh.b64');
-		const sessionFile = join(folder, 'session.b64');
-		writeFileSync(dhCertFile, base64(this.#session.dhCert));
-		writeFileSync(sessionFile, base64(this.#session.session));
-		return { dhCertFile, sessionFile };
+		const dhCertFile = join(folder, `${name}-godh.b64`);
+		const sessionFile = join(folder, `${name}-session.b64`);
+		writeFileSync(dhCertFile, base64(dhCert));
+		writeFileSync(sessionFile, base64(session));
+		return { dhCertFile, sessionFile, keys };
 	}
 
 	/** Compares what was launched with what should have been. @returns the digest, in hex. @throws DemoFailure */
 	async verifyLaunch(
 		monitor: Monitor,
+		{ keys }: OwnerSession,
 		policy: number,
 		expected: readonly Uint8Array[],
 	): Promise<{ digest: string; measure: Uint8Array }> {
-		if (!this.#session) throw new Error('verifyLaunch: expected an open session');
 		const blob = bytes((await monitor.execute('query-sev-launch-measure')).data);
 		const info = await monitor.execute('query-sev');
 		const version = { major: info['api-major'], minor: info['api-minor'], build: info['build-id'] };
 		const digest = launchDigest(nodeProvider, expected);
-		const status = verifyMeasurement(nodeProvider, blob, { tik: this.#session.keys.tik, version, policy, digest });
+		const status = verifyMeasurement(nodeProvider, blob, { tik: keys.tik, version, policy, digest });
 		if (status !== Status.SUCCESS) throw new DemoFailure(`launch measurement: ${statusName(status)}`);
 		return { digest: Buffer.from(digest).toString('hex'), measure: blob.subarray(0, 32) };
 	}
 
-	/** Seals a secret for the measured guest and has its host inject it. */
-	async injectSecret(monitor: Monitor, measure: Uint8Array, text: string, gpa?: number): Promise<void> {
-		if (!this.#session) throw new Error('injectSecret: expected an open session');
+	/**
+	 * Seals a secret for the measured guest and has its host inject it; with `helped` the migration secret besides, by which this
+	 * guest's helpers know one another.
+	 */
+	async injectSecret(
+		monitor: Monitor,
+		{ keys }: OwnerSession,
+		measure: Uint8Array,
+		{ text, helped, gpa }: { readonly text: string; readonly helped: boolean; readonly gpa?: number | undefined },
+	): Promise<void> {
+		const entries = [{ guid: SECRET_GUID, data: new TextEncoder().encode(text) }];
+		if (helped) entries.push({ guid: MIGRATION_SECRET_GUID, data: new Uint8Array(this.#migrationSecret) });
 		const { header, payload } = packageSecret({
 			provider: nodeProvider,
 			random: this.#random,
-			keys: this.#session.keys,
+			keys,
 			measure,
-			secret: secretTable([{ guid: SECRET_GUID, data: new TextEncoder().encode(text) }]),
+			secret: secretTable(entries),
 		});
 		await monitor.execute('sev-inject-launch-secret', {
 			'packet-header': base64(header),

@@ -1,12 +1,13 @@
 import { afterEach, describe, expect, it, vi } from 'vitest';
 import { checkDemoOptions } from './options.js';
 import { type DemoResult, openReport } from './report.js';
+import { travelWords } from './travel.js';
 
-const options = (json: boolean) =>
-	checkDemoOptions({
-		...{ mode: 'psp', memory: '64M', vcpus: '2', workload: 'ab', hops: '1', policy: '0x20', seed: '1' },
-		...{ bandwidth: '0', downtime: '300', json },
-	});
+const GIVEN = {
+	...{ mode: 'psp', memory: '64M', vcpus: '2', workload: 'ab', hops: '1', policy: '0x20', seed: '1' },
+	...{ bandwidth: '0', downtime: '300' },
+};
+const options = (json: boolean) => checkDemoOptions({ ...GIVEN, json });
 
 const RESULT: DemoResult = {
 	...{ mode: 'psp', workload: 'ab', memory: 64 * 2 ** 20, vcpus: 2, policy: 0x20, 'launch-digest': 'ab'.repeat(32) },
@@ -73,6 +74,27 @@ describe('the report of a demonstration', () => {
 ✗ registers are equal
 NOT verified
 `);
+	});
+
+	it('in text says what the helpers did, and what travelled how', () => {
+		const [hop] = RESULT.hops;
+		if (!hop) throw new Error('expected a hop');
+		const info = { ...hop.info, 'x-helper': { helpers: 3, records: 283, pages: 16_800, 'zero-pages': 9000 } };
+		const travelled = travelWords(checkDemoOptions({ ...GIVEN, mode: 'mh' }));
+		const text = written(false, (report) =>
+			report.result({ ...RESULT, hops: [{ ...hop, info }], travelled, checks: [] }),
+		);
+		expect(text).toContain('\n    helpers        3\n    by helpers     16800 pages (9000 zero) in 283 records\n');
+		expect(text).toMatch(/^ {2}what travelled how\n {4}private pages {7}sealed by the guest's own helpers/m);
+	});
+
+	it.each([
+		['psp', {}, 'sealed by the source'],
+		['mh', {}, "sealed by the guest's own helpers"],
+		['mh', { profile: 'rfc-2021', insecurePlaintext: true }, 'AS THEY ARE'],
+		['plain', {}, 'the guest is not encrypted'],
+	])('in words for mode %s %j', (mode, more, how) => {
+		expect(travelWords(checkDemoOptions({ ...GIVEN, mode, ...more }))[0]?.how).toContain(how);
 	});
 
 	it('in text says how to hand a stream to QEMU', () => {

@@ -1,13 +1,15 @@
+import type { HelperFigures } from '@cvm/host';
 import type { MigrationInfo } from '@cvm/qmp';
 import { SingleBar } from 'cli-progress';
 import pc from 'picocolors';
 import type { DemoOptions } from './options.js';
+import type { Travelled } from './travel.js';
 
 /** One migration, as the summary shows it. */
 export interface HopResult {
 	readonly from: string;
 	readonly to: string;
-	readonly info: MigrationInfo;
+	readonly info: MigrationInfo & { readonly 'x-helper'?: HelperFigures };
 	/** Steps that the vCPUs had done when the migration began, and when the guest first showed itself on the target. */
 	readonly stepsBefore: readonly number[];
 	readonly stepsAfter: readonly number[];
@@ -22,8 +24,11 @@ export interface DemoResult {
 	readonly memory: number;
 	readonly vcpus: number;
 	readonly policy: number;
+	/** Of mode mh. */
+	readonly helper?: { readonly profile: string; readonly count: number };
 	readonly 'launch-digest'?: string;
 	readonly hops: readonly HopResult[];
+	readonly travelled?: readonly Travelled[];
 	readonly checks: readonly { readonly check: string; readonly ok: boolean; readonly detail: string }[];
 	readonly verified: boolean;
 	readonly output?: string;
@@ -82,6 +87,7 @@ function textReport(): Report {
 		result: (result) => {
 			endBar();
 			for (const hop of result.hops) out.write(hopText(hop));
+			if (result.travelled) out.write(travelText(result.travelled));
 			for (const { check, ok, detail } of result.checks) {
 				line(`${ok ? colours.green('✓') : colours.red('✗')} ${check}${detail ? colours.dim(`  ${detail}`) : ''}`);
 			}
@@ -103,21 +109,35 @@ function startBar(): SingleBar {
 }
 
 function hopText({ from, to, info, stepsBefore, stepsAfter }: HopResult): string {
-	const { ram } = info;
+	const { ram, 'x-helper': helper } = info;
 	if (!ram) return '';
 	const total = info['total-time'] ?? 0;
 	const pages = ram.normal + ram.duplicate;
 	const rows: [string, string][] = [
 		['passes', `${ram['dirty-sync-count']}`],
 		['pages sent', `${pages} (${ram.duplicate} zero), of ${ram.total / 4096} in the guest`],
+		...(helper ? helperRows(helper) : []),
 		['bytes sent', mib(ram.transferred)],
 		['total time', `${seconds(total)}, ${total > 0 ? mib((pages * 4096 * 1000) / total) : '?'} of guest RAM a second`],
 		['downtime', `${info.downtime ?? 0} ms`],
 	];
 	if (stepsBefore.length > 0)
 		rows.push(['steps of work', `${stepsBefore.join(' + ')} when it began, ${stepsAfter.join(' + ')} on arrival`]);
+	return `\n  ${from} → ${to}\n${table(rows)}\n`;
+}
+
+const helperRows = ({ helpers, records, pages, 'zero-pages': zeros }: HelperFigures): [string, string][] => [
+	['helpers', `${helpers}`],
+	['by helpers', `${pages} pages (${zeros} zero) in ${records} records`],
+];
+
+const travelText = (travelled: readonly Travelled[]): string =>
+	`  what travelled how\n${table(travelled.map(({ what, how }) => [what, how]))}\n`;
+
+/** Names and values in two columns. */
+function table(rows: readonly (readonly [string, string])[]): string {
 	const width = Math.max(...rows.map(([name]) => name.length));
-	return `\n  ${from} → ${to}\n${rows.map(([name, value]) => `    ${name.padEnd(width)}  ${value}\n`).join('')}\n`;
+	return rows.map(([name, value]) => `    ${name.padEnd(width)}  ${value}\n`).join('');
 }
 
 /** Text for people, or JSON for programs. */

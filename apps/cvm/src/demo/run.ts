@@ -2,12 +2,14 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { constants, tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { readCapture, sha256 } from './capture.js';
+import type { HostProcess } from './host-process.js';
 import { migrate, waitForSteps } from './migrate.js';
 import type { DemoOptions } from './options.js';
 import { GuestOwner } from './owner.js';
 import { type Check, compareWithCapture, compareWithReference } from './proof.js';
 import type { HopResult, Report } from './report.js';
 import { launch, type Stage, startTarget, stopHost } from './stage.js';
+import { travelWords } from './travel.js';
 
 /** Work that the guest does before the first migration, as a share of all its work. */
 const WARM_UP = 0.15;
@@ -53,7 +55,7 @@ async function live(stage: Stage): Promise<boolean> {
 		await waitForSteps(source, options.steps * WARM_UP);
 	}
 	for (let hop = 1; hop <= options.hops; hop++) {
-		const { host, platform } = next ?? (await startTarget(stage, hostName(hop)));
+		const { host, platform } = next ?? (await prepareNext(stage, source, hostName(hop)));
 		next = undefined;
 		hops.push(await migrate(stage, source, host, platform));
 		await stopHost(stage, source);
@@ -75,12 +77,23 @@ async function live(stage: Stage): Promise<boolean> {
 		memory: options.memoryBytes,
 		vcpus: options.cpus,
 		policy: options.policy,
+		...(options.helper && { helper: options.helper }),
 		...(launched.digest && { 'launch-digest': launched.digest }),
 		hops,
+		travelled: travelWords(options),
 		checks,
 		verified,
 	});
 	return verified;
+}
+
+/** The next host of a guest. One that is to move by its helpers rests meanwhile: its next host takes a whole launch. */
+async function prepareNext(stage: Stage, source: HostProcess, name: string): ReturnType<typeof startTarget> {
+	const rests = stage.options.helper !== undefined;
+	if (rests) await source.monitor.execute('stop');
+	const prepared = await startTarget(stage, name);
+	if (rests) await source.monitor.execute('cont');
+	return prepared;
 }
 
 async function intoFile(stage: Stage, output: string): Promise<boolean> {

@@ -63,7 +63,8 @@ export function digestOf(options: ContentOptions, policy: number | undefined): U
 	);
 }
 
-function bootOf({ kernel, initrd, cmdline }: ContentOptions) {
+/** What is booted directly, read from its files; `undefined` without a kernel. @throws Misuse, Failure */
+export function bootOf({ kernel, initrd, cmdline }: Pick<ContentOptions, 'kernel' | 'initrd' | 'cmdline'>) {
 	if (kernel === undefined) {
 		if (initrd !== undefined) throw new Misuse('--initrd: needs --kernel');
 		if (cmdline !== undefined) throw new Misuse('--append: needs --kernel');

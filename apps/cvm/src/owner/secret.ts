@@ -5,11 +5,12 @@ import { packageSecret, type SecretEntry, secretTable, sevTool } from '@cvm/sev-
 import { Command, Option } from 'commander';
 import { oneOf } from '../demo/options.js';
 import { Misuse } from '../exit.js';
+import { type MigrationSecretOptions, migrationSecretOf, withMigrationSecret } from './migration-secret.js';
 import { print } from './print.js';
 import { fileOrBase64, judged, measureBlob, readInput } from './read.js';
 import { FORMAT_HELP, FORMATS, type Output, outputsIn, withOutput, writeOutputs } from './write.js';
 
-interface SecretOptions {
+interface SecretOptions extends MigrationSecretOptions {
 	readonly secret?: string[];
 	readonly raw?: string;
 	readonly tek?: string;
@@ -25,7 +26,7 @@ interface SecretOptions {
 
 /** `cvm owner secret`. */
 export function secretCommand(): Command {
-	return withOutput(new Command('secret'))
+	return withMigrationSecret(withOutput(new Command('secret')))
 		.description('encrypt secrets for a launch whose measurement you verified, as `sevctl secret build` does')
 		.argument('[header]', 'where the packet header goes (default: "secret_header.bin")')
 		.argument('[payload]', 'where the packet payload goes (default: "secret_payload.bin")')
@@ -44,6 +45,10 @@ export function secretCommand(): Command {
 example:
   cvm owner secret --tek vm_tek.bin --tik vm_tik.bin --launch-measure-blob "$(cat answer.b64)" \\
     --secret 736869e5-84f0-4973-92ec-06879ce3da0b:disk.key secret_header.bin secret_payload.bin
+  cvm owner secret --tek source_tek.bin --tik source_tik.bin --launch-measure-blob source.b64 \\
+    --migration-secret new -d source        # and for the target, from its own session and measurement:
+  cvm owner secret --tek target_tek.bin --tik target_tik.bin --launch-measure-blob target.b64 \\
+    --migration-secret source/migration_secret.bin -d target
 `,
 		)
 		.action(packageSecrets);
@@ -55,15 +60,17 @@ function packageSecrets(header: string | undefined, payload: string | undefined,
 	const format = oneOf('--format', options.format, FORMATS);
 	const keys = keysOf(options);
 	const measure = measureBlob('--launch-measure-blob', options.launchMeasureBlob).subarray(0, 32);
-	const secret = secretOf(options);
+	const migration = migrationSecretOf(options, options.directory);
+	const secret = secretOf(options, migration?.entry);
 	if (secret.length > PACKET_LIMIT) {
 		throw new Misuse(`--secret: expected at most ${PACKET_LIMIT} bytes in all, got ${secret.length}`);
 	}
 	const random = options.iv === undefined ? systemRandom() : fixed(fileOrBase64('--iv', options.iv, 16));
 	const sealed = judged('secret', () => packageSecret({ provider: nodeProvider, random, keys, measure, secret }));
-	const outputs = outputsOf(sealed, format, [header, payload], options.directory);
+	const packet = outputsOf(sealed, format, [header, payload], options.directory);
+	const outputs = [...packet, ...(migration?.outputs ?? [])];
 	writeOutputs(outputs, options.force);
-	const document = { files: outputs.map(({ path }) => path), bytes: sealed.payload.length };
+	const document = { files: outputs.map(({ path }) => path), bytes: sealed.payload.length, ...migration?.shown };
 	print(
 		options.json,
 		document,
@@ -101,11 +108,13 @@ function keysOf({ tek, tik, tk }: SecretOptions): { tek: Uint8Array; tik: Uint8A
 	return { tek: fileOrBase64('--tek', tek, 16), tik: fileOrBase64('--tik', tik, 16) };
 }
 
-function secretOf({ secret, raw }: SecretOptions): Uint8Array {
-	if ((secret === undefined) === (raw === undefined)) {
+function secretOf({ secret, raw }: SecretOptions, migration: SecretEntry | undefined): Uint8Array {
+	if (raw !== undefined && migration) throw new Misuse('--migration-secret: expected no --raw beside it');
+	if (raw !== undefined && secret === undefined) return readInput('--raw', raw);
+	if (raw !== undefined || (secret === undefined && !migration)) {
 		throw new Misuse('--secret: expected GUID:FILE, or --raw and a file, one of both');
 	}
-	return raw === undefined ? secretTable((secret ?? []).map(entryOf)) : readInput('--raw', raw);
+	return secretTable([...(secret ?? []).map(entryOf), ...(migration ? [migration] : [])]);
 }
 
 function entryOf(text: string): SecretEntry {

@@ -28,13 +28,18 @@ it('tells what headers of the hardened helper say, and nothing of others', () =>
 	expect(records.line).toBeUndefined();
 	records.page(record(2, 0, 64));
 	expect(records.line).toBe('1 sealed record for 64 pages in 1 stream, epoch 2');
-	records.page(record(5, 1, 1));
+	const odd = record(5, 1, 1);
+	// Reserved bytes, which a reader of streams has no business with.
+	odd[0x07] = 0xff;
+	odd[0x24] = 0xff;
+	records.page(odd);
 	records.message();
 	expect(records.line).toBe('1 message; 2 sealed records for 65 pages in 2 streams, epochs 2 to 5');
 });
 
 it('names messages of the hardened helper', () => {
 	expect(messageText(head(240, [[6, 1, 0x10]]))).toBe('HELLO, 240 bytes');
+	expect(messageText(head(112, [[6, 1, 0x18]]))).toBe('ABORT, 112 bytes');
 	expect(messageText(head(240, [[6, 1, 0x77]]))).toBe('240 bytes');
 	expect(messageText(new Uint8Array(7))).toBe('7 bytes');
 	expect(messageText(new Uint8Array(0))).toBe('0 bytes');

@@ -1,28 +1,22 @@
+import { MessageType, messageHeader, recordHeader, WIRE_MAGIC } from '@cvm/ovmf-mh/session';
 import { plural } from './text.js';
 
-/** 'CVMH', little-endian: begins the headers and messages of the hardened migration helper (`@cvm/ovmf-mh`). */
-const MAGIC = 0x484d5643;
-/** Of its record header: bytes before the page list, and the fields told here. */
-const RECORD = { bytes: 72, epoch: 0x18, stream: 0x20, count: 0x22 } as const;
-const TYPE = 0x06;
-const MESSAGES: Readonly<Record<number, string>> = {
-	16: 'HELLO',
-	17: 'ACCEPT',
-	18: 'CONFIRM',
-	19: 'EPOCH',
-	20: 'MANIFEST',
-	21: 'READY',
-	22: 'START',
-	23: 'RUNNING',
-	24: 'ABORT',
-};
+/** What stands where in a record's header. Other fields are not looked at: a stream may hold anything. */
+const Field = {
+	epoch: recordHeader.offsetOf('epoch'),
+	stream: recordHeader.offsetOf('stream'),
+	count: recordHeader.offsetOf('count'),
+} as const;
+const TYPE = messageHeader.offsetOf('type');
+const NAMES = new Map<number, string>(Object.entries(MessageType).map(([name, type]) => [type, name.toUpperCase()]));
 
 const viewOf = (data: Uint8Array): DataView => new DataView(data.buffer, data.byteOffset, data.byteLength);
 
 /** What a message between in-guest helpers is, as far as its head tells. Nobody without their keys knows whether that is true. */
 export function messageText(data: Uint8Array): string {
-	const known = data.length > TYPE && viewOf(data).getUint32(0, true) === MAGIC;
-	const name = known ? MESSAGES[data[TYPE] ?? 0] : undefined;
+	const view = viewOf(data);
+	const known = data.length > TYPE && view.getUint32(0, true) === WIRE_MAGIC;
+	const name = known ? NAMES.get(view.getUint8(TYPE)) : undefined;
 	return name === undefined ? `${data.length} bytes` : `${name}, ${data.length} bytes`;
 }
 
@@ -36,15 +30,15 @@ export class HelperRecords {
 	readonly #streams = new Set<number>();
 
 	page(header: Uint8Array): void {
-		if (header.length < RECORD.bytes) return;
+		if (header.length < recordHeader.size) return;
 		const view = viewOf(header);
-		if (view.getUint32(0, true) !== MAGIC) return;
-		const epoch = view.getUint32(RECORD.epoch, true);
+		if (view.getUint32(0, true) !== WIRE_MAGIC) return;
+		const epoch = view.getUint32(Field.epoch, true);
 		this.#batches++;
-		this.#pages += view.getUint16(RECORD.count, true);
+		this.#pages += view.getUint16(Field.count, true);
 		this.#first = Math.min(this.#first, epoch);
 		this.#last = Math.max(this.#last, epoch);
-		this.#streams.add(view.getUint16(RECORD.stream, true));
+		this.#streams.add(view.getUint16(Field.stream, true));
 	}
 
 	message(): void {

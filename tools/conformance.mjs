@@ -23,6 +23,12 @@ const SERIES = {
 	],
 	T: ['Kernel selftests', 'what Linux tools/testing/selftests/kvm/x86 (v6.14 to v6.16) asserts, restated', 68],
 	M: ['Mirror VM', 'derived from Linux arch/x86/kvm/svm/sev.c and the QEMU branch mirror_vm (RFC of August 2021)', 8],
+	K: [
+		'Known defects of the migration handler',
+		'derived from edk2 branch sev-mirror2-patches and QEMU "Confidential guest-assisted live migration" v2, both of August 2021; each is a switch, as posted or fixed',
+		24,
+	],
+	A: ['Attacks on the migration helper', 'each against the handler as posted and the hardened one', 15],
 };
 
 /** Every file of the packages and apps, in order. */
@@ -37,8 +43,8 @@ for (const file of files) {
 	const text = readFileSync(join(root, file), 'utf8');
 	if (file.endsWith('.test.ts')) {
 		// A title: `'T-7: text'`, or `'G4, P-13: text'` for a test of several rows.
-		for (const [, , names, rest] of text.matchAll(/(['"`])((?:[GPTM]-?\d+(?:, )?)+): (.*?)\1/g)) {
-			for (const [, series, number] of names.matchAll(/([GPTM])-?(\d+)/g)) {
+		for (const [, , names, rest] of text.matchAll(/(['"`])((?:[GPTMKA]-?\d+(?:, )?)+): (.*?)\1/g)) {
+			for (const [, series, number] of names.matchAll(/([GPTMKA])-?(\d+)/g)) {
 				rows.push({ series, number: Number(number), text: rest, file });
 			}
 		}

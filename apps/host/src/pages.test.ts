@@ -14,11 +14,12 @@ function block(idstr: string, at: Gpa, pages: number, flags: number, slot: numbe
 	return { idstr, usedLength: bytes.length, gpa: at, slot, flags, mapping: { bytes, hva: hva(0), spa: spa(0) } };
 }
 
-/** 16 MiB of RAM and 16 pages of ROM. */
+/** 16 MiB of RAM, 16 pages of ROM and 16 of video memory. */
 function guest() {
 	const blocks = [
 		block('pc.ram', gpa(0), RAM_PAGES, 0, 0),
 		block('pc.bios', gpa(2 ** 32 - 16 * PAGE_SIZE), 16, READONLY, 1),
+		block('vga.vram', gpa(0xfd000000), 16, 0, 2),
 	];
 	const regions: UserMemoryRegion[] = [];
 	const shared = createSharedPages();
@@ -42,13 +43,15 @@ const target: PageHelperTarget = { open: () => undefined };
 const frame = (at: number) => at / PAGE_SIZE;
 
 describe('a source with a helper', () => {
-	it('gives it private RAM; ROM and shared pages go as they are', () => {
+	it('gives it private RAM; ROM, video memory and shared pages go as they are', () => {
 		const { pages, shared } = guest();
 		shared.set(3, 2, true);
 		const source = pageSource(pages, { helper });
 		expect([2, 3, 4, 5].map((page) => source.isPrivate(0, page))).toEqual([true, false, false, true]);
 		expect(source.isPrivate(1, 0)).toBe(false);
+		expect(source.isPrivate(2, 0)).toBe(false);
 		expect(pageSource(pages).isPrivate(1, 0), 'to the firmware ROM is private like the rest').toBe(true);
+		expect(pageSource(pages).isPrivate(2, 0), 'and video memory').toBe(true);
 	});
 
 	it('leaves out what it is told to, by address and by offset', () => {
@@ -70,9 +73,10 @@ describe('a source with a helper', () => {
 		expect(regions.map(({ slot, flags }) => [slot, flags])).toEqual([
 			[0, 1],
 			[1, 3],
+			[2, 1],
 		]);
 		source.stopDirtyLog();
-		expect(regions.slice(2).map(({ flags }) => flags)).toEqual([0, READONLY]);
+		expect(regions.slice(3).map(({ flags }) => flags)).toEqual([0, READONLY, 0]);
 	});
 });
 

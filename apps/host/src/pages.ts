@@ -59,6 +59,8 @@ export class SevCommandError extends Error {
 
 const LOG_DIRTY_PAGES = 1;
 const READONLY = 2;
+/** QEMU's block of a graphics card: RAM, but not where the guest's firmware recorded any. */
+const VIDEO_MEMORY = 'vga.vram';
 
 /** Who encrypts and decrypts pages. With a helper the sealer has but the list of shared ranges to give, and the opener to take. */
 export interface PageTransport<Seal, Help> {
@@ -109,8 +111,8 @@ export function pageSource(pages: GuestPages, transport: PageTransport<PageSeale
 		isPrivate: (index, page) => {
 			const block = blocks[index];
 			if (!confidential || block === undefined) return false;
-			// No helper can reach ROM; as posted it goes plain (QEMU v2 patch 6/12), which is to say as its ciphertext.
-			if (helper && (block.flags & READONLY) !== 0) return false;
+			// No helper is asked for ROM and for video memory; as posted these go plain (QEMU v2 patch 6/12), which is to say as DRAM has them.
+			if (helper && ((block.flags & READONLY) !== 0 || block.idstr === VIDEO_MEMORY)) return false;
 			return !shared.has(gfnOf(block, page));
 		},
 		plainPage: (index, page) => {

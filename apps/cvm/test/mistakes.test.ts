@@ -304,7 +304,7 @@ describe('a place to listen that is taken or can not be', () => {
 
 	it.each([
 		['an address that is none', 'tcp:nowhere', "error parsing address 'nowhere'"],
-		['an address of other machines', 'tcp:0.0.0.0:0', 'loopback interface only'],
+		['an address of other machines', 'tcp:192.0.2.1:0', 'loopback interface only'],
 		['an unknown protocol', 'rdma:127.0.0.1:1', 'unknown migration protocol: rdma:127.0.0.1:1'],
 		['a file that is not there', 'file:/nonexistent', "Failed to open '/nonexistent': No such file or directory"],
 		['a command that fails', 'exec:exit 3', 'load of migration failed'],

@@ -3,6 +3,7 @@ import { PAGE_SIZE } from '@cvm/layout';
 import { beforeEach, describe, expect, it } from 'vitest';
 import { HelperGeometry } from '../src/geometry.js';
 import { streamAddress } from '../src/session/index.js';
+import { sidesWith } from './attack-rig.js';
 import {
 	answer,
 	filled,
@@ -10,8 +11,7 @@ import {
 	handOver,
 	makeManifest,
 	migrate,
-	Side,
-	type SideOptions,
+	type Side,
 	saveAll,
 	shakeHands,
 	takeManifest,
@@ -30,8 +30,7 @@ const RAM = [
 ];
 const PAGES = guestPages(RAM);
 const [FIRST = 0, SECOND = 0, OTHER_STREAM = 0] = PAGES;
-const side = (name: string, role: 'idle' | 'empty', more: Partial<SideOptions> = {}): Side =>
-	new Side({ name, role, ram: RAM, ...more });
+const side = sidesWith(RAM);
 /** Messages of a session by who takes them; each is made when it is asked for. */
 const TAKERS = ['accept', 'confirm', 'establish', 'nextEpoch', 'verify', 'start', 'run', 'retire', 'revive'] as const;
 

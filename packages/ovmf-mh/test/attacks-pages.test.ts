@@ -2,6 +2,7 @@ import { nodeProvider } from '@cvm/crypto/node';
 import { PAGE_SIZE } from '@cvm/layout';
 import { beforeEach, describe, expect, it } from 'vitest';
 import { HelperGeometry, helperRanges } from '../src/geometry.js';
+import { expectDead, sidesWith } from './attack-rig.js';
 import {
 	answer,
 	contains,
@@ -11,8 +12,7 @@ import {
 	type HelperRecord,
 	handOver,
 	makeManifest,
-	Side,
-	type SideOptions,
+	type Side,
 	saveAll,
 	shakeHands,
 	takeManifest,
@@ -26,8 +26,7 @@ import {
 const RAM = [{ start: 0x1000000, end: 0x1004000 }];
 const PAGES = guestPages(RAM);
 const [FIRST = 0, SECOND = 0, THIRD = 0] = PAGES;
-const side = (name: string, role: 'idle' | 'empty', more: Partial<SideOptions> = {}): Side =>
-	new Side({ name, role, ram: RAM, ...more });
+const side = sidesWith(RAM);
 
 let source: Side;
 let target: Side;
@@ -36,13 +35,6 @@ beforeEach(() => {
 	target = side('target', 'empty');
 	for (const [i, gpa] of PAGES.entries()) source.memory.write(gpa, filled(0x10 + i));
 });
-
-/** The target is over with this session, and never runs. */
-const expectDead = (): void => {
-	expect(target.phase).toBe('aborted');
-	expect(target.canRun).toBe(false);
-	expect(answer(() => target.run('run', new Uint8Array(96)))).toBe('phase');
-};
 
 const SECRET = new TextEncoder().encode('the secret that the guest keeps in a page of its own');
 const altered = (record: HelperRecord, change: Partial<HelperRecord>): HelperRecord => ({ ...record, ...change });
@@ -120,7 +112,7 @@ describe('hardened helper: pages', () => {
 				answer(() => target.restore(altered(record, change))),
 				`${where}`,
 			).not.toBe('success');
-			expectDead();
+			expectDead(target);
 			expect(target.page(FIRST)).toEqual(before);
 		}
 	});
@@ -149,7 +141,7 @@ describe('hardened helper: pages', () => {
 				answer(() => target.restore(old)),
 				when,
 			).toMatch(/^(order|authentication)$/);
-			expectDead();
+			expectDead(target);
 		}
 	});
 
@@ -160,7 +152,7 @@ describe('hardened helper: pages', () => {
 		source.write(FIRST, filled(0x77));
 		source.run('freeze');
 		expect(answer(() => takeManifest(target, makeManifest(source)))).toBe('incomplete');
-		expectDead();
+		expectDead(target);
 	});
 
 	it('A4: the content of one page does not get to the address of another', () => {
@@ -179,7 +171,7 @@ describe('hardened helper: pages', () => {
 				answer(() => target.restore(altered(record, { header, gpas }))),
 				where,
 			).not.toBe('success');
-			expectDead();
+			expectDead(target);
 			expect(target.page(SECOND)).toEqual(filled(0));
 		}
 	});
@@ -205,7 +197,7 @@ describe('hardened helper: pages', () => {
 				},
 			}[missed];
 			expect(answer(attempt), missed).toMatch(new RegExp(`^(${status})$`));
-			expectDead();
+			expectDead(target);
 		}
 	});
 
@@ -216,7 +208,7 @@ describe('hardened helper: pages', () => {
 		source.run('freeze');
 		for (const record of saveAll(source, PAGES.slice(1))) target.restore(record);
 		expect(answer(() => takeManifest(target, makeManifest(source)))).toBe('incomplete');
-		expectDead();
+		expectDead(target);
 		source.run('cancel');
 		expect(source.canRun).toBe(true);
 	});
@@ -237,7 +229,7 @@ describe('hardened helper: pages', () => {
 		source.run('freeze');
 		for (const record of saveAll(source, PAGES.slice(1))) target.restore(record);
 		expect(answer(() => takeManifest(target, makeManifest(source)))).toBe('incomplete');
-		expectDead();
+		expectDead(target);
 		expectResumes();
 	});
 
@@ -249,7 +241,7 @@ describe('hardened helper: pages', () => {
 		source.setShared(SECOND, false);
 		source.run('freeze');
 		expect(answer(() => takeManifest(target, makeManifest(source)))).toBe('incomplete');
-		expectDead();
+		expectDead(target);
 	});
 
 	it('A10: no address gets past the checks, in either direction: not aligned, not RAM, aliases, C-bits, the helper’s own', () => {

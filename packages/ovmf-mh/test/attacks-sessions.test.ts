@@ -1,6 +1,7 @@
 import { nodeProvider } from '@cvm/crypto/node';
 import { PAGE_SIZE } from '@cvm/layout';
 import { beforeEach, describe, expect, it } from 'vitest';
+import { expectDead, sidesWith } from './attack-rig.js';
 import {
 	answer,
 	filled,
@@ -9,8 +10,7 @@ import {
 	handOver,
 	makeManifest,
 	migrate,
-	Side,
-	type SideOptions,
+	type Side,
 	saveAll,
 	shakeHands,
 	takeManifest,
@@ -22,8 +22,7 @@ import { sealsOf } from './seals.js';
 const RAM = [{ start: 0x1000000, end: 0x1004000 }];
 const PAGES = guestPages(RAM);
 const [FIRST = 0, SECOND = 0] = PAGES;
-const side = (name: string, role: 'idle' | 'empty', more: Partial<SideOptions> = {}): Side =>
-	new Side({ name, role, ram: RAM, ...more });
+const side = sidesWith(RAM);
 
 let source: Side;
 let target: Side;
@@ -32,13 +31,6 @@ beforeEach(() => {
 	target = side('target', 'empty');
 	for (const [i, gpa] of PAGES.entries()) source.memory.write(gpa, filled(0x10 + i));
 });
-
-/** The target is over with this session, and never runs. */
-const expectDead = (): void => {
-	expect(target.phase).toBe('aborted');
-	expect(target.canRun).toBe(false);
-	expect(answer(() => target.run('run', new Uint8Array(96)))).toBe('phase');
-};
 
 describe('hardened helper: sessions', () => {
 	it('A6: records and tokens of one session are nothing in another, of the same guest or of another one', () => {
@@ -54,11 +46,11 @@ describe('hardened helper: sessions', () => {
 			shakeHands(source, target);
 			const record = foreign.save([FIRST]);
 			expect(answer(() => target.restore(record))).toMatch(/^(authentication|order)$/);
-			expectDead();
+			expectDead(target);
 			target.run('abort');
 			shakeHands(side(`again ${foreign.options.name}`, 'idle'), target);
 			expect(answer(() => target.run('nextEpoch', foreign.run('epoch')))).toBe('authentication');
-			expectDead();
+			expectDead(target);
 		}
 	});
 
@@ -213,7 +205,7 @@ describe('hardened helper: sessions', () => {
 		expect(source.write(FIRST, filled(0x77)), 'the guest obeys the gate').toBe(false);
 		source.memory.write(FIRST, filled(0x77)); // A host that sets RIP past the gate.
 		expect(answer(() => takeManifest(target, makeManifest(source)))).toBe('incomplete');
-		expectDead();
+		expectDead(target);
 	});
 
 	it('A15: a page saved before the freeze and written since must come again, or the target does not run', () => {

@@ -71,4 +71,4 @@ export {
 	type SavedPage,
 } from './mailbox.js';
 export { type MailboxMemory, mailboxMemory } from './mailbox-memory.js';
-export { type MirrorResetState, type MirrorSegment, mirrorResetState } from './mirror-reset.js';
+export { type MirrorResetState, mirrorResetState } from './mirror-reset.js';

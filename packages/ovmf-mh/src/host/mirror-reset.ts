@@ -1,26 +1,11 @@
+import type { KvmDtable, KvmSegment } from '@cvm/kvm';
 import { PublishedGeometry } from '../geometry.js';
-
-/** struct kvm_segment. */
-export interface MirrorSegment {
-	readonly base: bigint;
-	readonly limit: number;
-	readonly selector: number;
-	readonly type: number;
-	readonly present: number;
-	readonly dpl: number;
-	readonly db: number;
-	readonly s: number;
-	readonly l: number;
-	readonly g: number;
-	readonly avl: number;
-	readonly unusable: number;
-}
 
 /** What a mirror vCPU is loaded with: the form of `loadMirrorRegisters` of `@cvm/kvm/mirror`. */
 export interface MirrorResetState {
 	readonly sregs: Readonly<Record<'cr0' | 'cr2' | 'cr3' | 'cr4' | 'cr8' | 'efer' | 'apicBase' | 'cpl', bigint>> &
-		Readonly<Record<'cs' | 'ds' | 'es' | 'ss' | 'fs' | 'gs' | 'ldt' | 'tr', MirrorSegment>> &
-		Readonly<Record<'gdt' | 'idt', { readonly base: bigint; readonly limit: number }>> & {
+		Readonly<Record<'cs' | 'ds' | 'es' | 'ss' | 'fs' | 'gs' | 'ldt' | 'tr', KvmSegment>> &
+		Readonly<Record<'gdt' | 'idt', KvmDtable>> & {
 			readonly interruptBitmap: readonly bigint[];
 		};
 	readonly regs: Readonly<Record<(typeof GENERAL)[number] | 'rip' | 'rflags', bigint>>;
@@ -49,7 +34,7 @@ const GENERAL = [
 ];
 
 const FLAT = 0xffffffff;
-const segment = (selector: number, limit: number, type: number, s: number): MirrorSegment => ({
+const segment = (selector: number, limit: number, type: number, s: number): KvmSegment => ({
 	...{ base: 0n, limit, selector, type, present: 1, dpl: 0, s, l: 0, avl: 0, unusable: 0 },
 	// 32 bits and whole pages, but for the system segments.
 	...{ db: s, g: s },
